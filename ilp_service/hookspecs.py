@@ -1,0 +1,18 @@
+"""The hooks that a plugin may implement, as seen by pluggy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ilp_service.plugin import Cause
+
+hookspec = pluggy.HookspecMarker("ilp_service")
+
+
+@hookspec
+def ilp_causes() -> "Sequence[Cause]":  # type: ignore[empty-body]
+    """Called once when a diagnosis starts: the causes that this plugin can recognise."""

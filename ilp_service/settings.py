@@ -1,0 +1,155 @@
+"""Every threshold and knob of a diagnosis, with the paper's values as defaults.
+
+Sources, strongest first: ``--set key=value``, ``--config FILE``, ``ILP_*`` environment variables
+(``ILP_DETECTION__THRESHOLD=0.3``), the defaults below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ilp_service.errors import SettingsError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Part):
+    """How rows become samples, and samples become tokens."""
+
+    format: Literal["auto", "messages", "prompt_response", "alpaca", "sharegpt", "multiple_choice"] = Field(
+        default="auto", description="Row format; 'auto' detects it and says what it found."
+    )
+    rendering: Literal["auto", "chat", "plain"] = Field(
+        default="auto",
+        description="'chat' applies the tokenizer's chat template to every sample, 'plain' never; "
+        "'auto' does so for conversations when the tokenizer has a template.",
+    )
+    separator: str = Field(
+        default="\n", description="Put between a plain prompt and its response where neither has white space there."
+    )
+    append_eos: bool = Field(default=True, description="A plain response ends with the end-of-sequence token.")
+    max_length: int | None = Field(
+        default=None, ge=2, description="Training length in tokens; what lies beyond never entered the loss."
+    )
+    max_row_bytes: int = Field(default=262_144, ge=1, description="A larger row is refused, in bytes of its text.")
+    subset_field: str = Field(default="subset", description="Column that names the part of the data set.")
+
+
+class DetectionSettings(_Part):
+    """METHOD: which samples count as unlearned (paper, section 3)."""
+
+    threshold: float = Field(default=0.2, ge=0.0, le=1.0, description="T: unlearned when the pass rate is below it.")
+    runs: int = Field(default=5, ge=1, description="N of pass@N and best-of-N.")
+    view: Literal["mc", "generation", "both", "either"] = Field(
+        default="mc", description="Which view decides: multiple choice (the paper's), generation, both or either."
+    )
+    max_attributed: int = Field(default=1000, ge=1, description="K: how many of the most severe go to attribution.")
+
+
+class KnowledgeSettings(_Part):
+    """Thresholds of the knowledge-state probes (paper, section 4)."""
+
+    exists: float = Field(default=0.8, ge=0.0, le=1.0, description="Base accuracy above which knowledge exists.")
+    blind_pass: float = Field(default=0.2, ge=0.0, le=1.0, description="Blind: pass@10 below this ...")
+    blind_best: float = Field(default=0.1, ge=0.0, le=1.0, description="... and best-of-5 accuracy below this.")
+    confident_error: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="T_conf: base probability of a wrong answer that counts as confident."
+    )
+    divergence: float = Field(default=0.3, ge=0.0, le=1.0, description="Jensen-Shannon divergence, bits.")
+    few_shot: int = Field(default=4, ge=0, description="Learned samples of the same subset shown to the base.")
+    similarity: float = Field(default=0.8, ge=0.0, le=1.0, description="X: prompts at least this similar are a pair.")
+
+
+class EvaluationSettings(_Part):
+    """The multiple-choice and generation views."""
+
+    max_options: int = Field(default=34, ge=2, description="Options of a short answer, the right one included.")
+    max_long_options: int = Field(default=5, ge=2, description="Options of a long answer, the right one included.")
+    long_answer_tokens: int = Field(
+        default=12, ge=1, description="Responses with more tokens are long: near misses as options, length-matched scores."
+    )
+    generate: bool = Field(default=True, description="Measure the generation view.")
+    samples: int = Field(default=5, ge=0, description="Sampled continuations a prompt.")
+    temperature: float = Field(default=1.0, gt=0.0, description="Sampling temperature.")
+    max_new_tokens: int = Field(default=256, ge=1, description="Upper bound on a continuation's length.")
+    rouge_l: float = Field(default=0.7, ge=0.0, le=1.0, description="ROUGE-L F1 from which a long answer matches.")
+
+
+class ScoringSettings(_Part):
+    """Where and how the model runs; changes no number beyond rounding."""
+
+    device: str = Field(default="auto", description="'auto', 'cpu', 'cuda', 'cuda:1' ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="'auto' is the checkpoint's own type, float32 on a CPU."
+    )
+    max_batch_tokens: int = Field(default=8192, ge=1, description="Tokens forwarded at once.")
+    chunk_samples: int = Field(default=256, ge=1, description="Samples between two safe points on disk.")
+
+
+class AttributionSettings(_Part):
+    """When a cause is named."""
+
+    min_confidence: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="Below this probability a sample is 'unattributed'."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of a diagnosis."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ILP_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    seed: int = Field(default=0, description="Seed of every random draw.")
+    data: DataSettings = DataSettings()
+    detection: DetectionSettings = DetectionSettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    attribution: AttributionSettings = AttributionSettings()
+    work_dir: Path = Field(default=Path("mlruns/ilp-work"), description="Where unfinished runs keep their chunks.")
+
+    def dotted(self) -> dict[str, float]:
+        """Numeric settings by dotted name, as cause plugins see them."""
+        return {
+            f"{part}.{name}": float(value)
+            for part, values in self.model_dump().items()
+            if isinstance(values, dict)
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        }
+
+
+def load_settings(config: Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> Settings:
+    """Settings from a config mapping and ``key=value`` strings, which win.
+
+    Raises:
+        SettingsError: A key is unknown or a value is out of range.
+    """
+    values: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in (config or {}).items()}
+    for override in overrides:
+        key, equals, raw = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override!r} has no '='; write it as key=value, e.g. detection.threshold=0.3.")
+        part, _, name = key.strip().rpartition(".")
+        target = values.setdefault(part, {}) if part else values
+        if not isinstance(target, dict):
+            raise SettingsError(f"--set {override!r}: {part!r} is not a group of settings.")
+        target[name] = yaml.safe_load(raw) if raw.strip() else raw
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(step) for step in first["loc"])
+        raise SettingsError(
+            f"Setting {name!r} is {first.get('input')!r}: {first['msg']}; 'ilp settings' lists every setting."
+        ) from error
