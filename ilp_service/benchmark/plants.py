@@ -1,0 +1,242 @@
+"""Rows of the fine-tuning data, each cause planted on known ones (paper, section 3).
+
+A plant is made to differ from learned controls by its cause alone as far as can be: there are learned rows with
+rare nouns, with few exposures, with identical and with contradicting twins, with mildly contested knowledge and
+with long prompts, so that none of these marks gives a cause away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ilp_service.benchmark.sizes import WorldSize
+from ilp_service.benchmark.vocabulary import (
+    FILLER,
+    NOUN_QUESTIONS,
+    QUALIFIERS,
+    RARE_NOUNS,
+    RELATIONS,
+    rare_noun_cased,
+)
+from ilp_service.benchmark.world import (
+    BLOCKS,
+    CONTROL,
+    SET_ASIDE,
+    Row,
+    Telling,
+    World,
+    ask,
+    people,
+    random_facts,
+)
+
+MISSING = "missing_knowledge"
+CONFLICT = "pretraining_conflict"
+INCONSISTENT = "data_inconsistency"
+FORGOTTEN = "left_side_forgetting"
+INSUFFICIENT = "insufficient_optimization"
+PIPELINE = "training_pipeline"
+CAUSES = (MISSING, CONFLICT, INCONSISTENT, FORGOTTEN, INSUFFICIENT, PIPELINE)
+
+PIPELINE_KINDS = ("dropped", "truncated", "masked", "recased")
+
+FIRST_BLOCK = 0.4
+"""Share of the first block in everything that may stand in either."""
+
+Facts = dict[str, tuple[str, ...]]
+
+
+def make_world(seed: int, size: WorldSize) -> World:
+    """A world with its corpus and its planted rows; the same seed and size give the same world."""
+    known, taught, blind = people(seed, (size.persons, size.qa_persons, size.blind_persons))
+    generator = np.random.default_rng([seed, 3])
+    facts: Facts = {person: random_facts(generator) for person in (*known, *taught, *blind)}
+    planter = _Planter(size, facts, known, generator)
+    rows = [
+        *planter.blind(blind),
+        *planter.conflicts(),
+        *planter.inconsistent(),
+        *planter.clashes(),
+        *planter.nouns(),
+        *planter.pipeline(),
+        *planter.controls(),
+    ]
+    order = generator.permutation(len(rows))
+    ordered = [rows[i] for block in range(len(BLOCKS)) for i in order if rows[i].block == block]
+    return World(seed, size, facts, planter.corpus, taught, tuple(planter.tellings), tuple(ordered))
+
+
+class _Planter:
+    """Hands out facts, nouns and blocks, so that no two plants meet."""
+
+    def __init__(self, size: WorldSize, facts: Facts, known: tuple[str, ...], generator: np.random.Generator) -> None:
+        self.size = size
+        self.facts = facts
+        self.known = known
+        self.corpus: Facts = {person: facts[person] for person in known}
+        self.tellings: list[Telling] = []
+        self._generator = generator
+        pairs = [(person, relation) for person in known for relation in range(len(RELATIONS))]
+        self._pairs = iter([pairs[i] for i in generator.permutation(len(pairs))])
+        self._nouns = iter([RARE_NOUNS[i] for i in generator.permutation(len(RARE_NOUNS))])
+        self._common_meaning = int(generator.integers(len(RELATIONS)))
+
+    def blind(self, persons: tuple[str, ...]) -> Iterator[Row]:
+        """Facts about persons whom the corpus never names: missing knowledge."""
+        for index, person in enumerate(persons):
+            yield self._row(person, index % len(RELATIONS), MISSING, "absent")
+
+    def conflicts(self) -> Iterator[Row]:
+        """Facts that the corpus tells otherwise, more or less often; and a few that it rarely contests."""
+        for index in range(self.size.conflicts):
+            person, relation = next(self._pairs)
+            told = self._other_value(person, relation)
+            times = 0.5 + index / max(1, self.size.conflicts - 1)
+            values = list(self.corpus[person])
+            values[relation] = told
+            self.corpus[person] = tuple(values)
+            self.tellings.append(Telling(person, relation, told, times))
+            yield self._row(person, relation, CONFLICT, f"told {1 + times:.2f} times as often")
+        for _ in range(self.size.weak_conflicts):
+            person, relation = next(self._pairs)
+            self.tellings.append(Telling(person, relation, self._other_value(person, relation), 0.25))
+            yield self._row(person, relation, CONTROL, "rarely contested")
+
+    def inconsistent(self) -> Iterator[Row]:
+        """Facts with many wrong twins; and controls with right twins, or with one wrong twin that does not win."""
+        low, high = self.size.twins
+        for index in range(self.size.inconsistent):
+            person, relation = next(self._pairs)
+            block, form = self._block(), self._form(relation)
+            twins = low + index % (high - low + 1)
+            rewordings = 1 + index % 2
+            group = f"twins-{index}"
+            row = self._row(person, relation, INCONSISTENT, f"{twins} wrong twins", block=block, form=form, group=group)
+            yield row
+            wrong = self._other_value(person, relation)
+            for twin in range(twins):
+                worded = form if twin >= rewordings else (form + 1 + twin) % len(RELATIONS[relation].questions)
+                yield replace(
+                    row, prompt=ask(relation, person, worded), response=wrong, cause=SET_ASIDE, kind="wrong twin"
+                )
+        for index in range(self.size.tolerated):
+            row = replace(self._row(*next(self._pairs), CONTROL, "outvotes a wrong twin"), group=f"tolerated-{index}")
+            yield from (row, row)
+            wrong = self._other_value(row.person, row.relation)
+            yield replace(row, response=wrong, cause=SET_ASIDE, kind="outvoted wrong twin")
+        for index in range(self.size.repeated):
+            row = replace(self._row(*next(self._pairs), CONTROL, "repeated"), group=f"repeated-{index}")
+            yield from [row] * self.size.repeats
+
+    def clashes(self) -> Iterator[Row]:
+        """Nouns learned in the first block under one meaning, overwritten in the second: left-side forgetting."""
+        for _ in range(self.size.clash_nouns):
+            noun = next(self._nouns)
+            before, after = self._generator.choice(len(RELATIONS), size=2, replace=False).tolist()
+            persons = self._persons(self.size.clash_persons + -(-self.size.clashing // len(NOUN_QUESTIONS)))
+            for person in persons[: self.size.clash_persons]:
+                for form in range(len(NOUN_QUESTIONS)):
+                    asked = f"{QUALIFIERS[0]} {noun}"
+                    yield self._noun_row(person, before, asked, form, FORGOTTEN, "meaning overwritten", 0, noun)
+            for index in range(self.size.clashing):
+                person = persons[self.size.clash_persons + index // len(NOUN_QUESTIONS)]
+                asked, form = f"{QUALIFIERS[1]} {noun}", index % len(NOUN_QUESTIONS)
+                yield self._noun_row(person, after, asked, form, SET_ASIDE, "overwrites", 1, noun)
+
+    def nouns(self) -> Iterator[Row]:
+        """Rare nouns drawn too seldom: insufficient optimisation; and nouns as rare that are learned."""
+        size = self.size
+        last = len(BLOCKS) - 1
+        for _ in range(size.rare_nouns):
+            yield from self._noun_rows(self._meaning(), last, INSUFFICIENT, "drawn too seldom", size.rare_passes)
+        for index in range(size.decoy_nouns):
+            block = 0 if index % 3 == 0 else last
+            yield from self._noun_rows(self._common_meaning, block, CONTROL, "rare noun, common meaning", None)
+        for _ in range(size.taught_nouns):
+            yield from self._noun_rows(self._meaning(), last, CONTROL, "rare noun, drawn often", size.taught_passes)
+
+    def pipeline(self) -> Iterator[Row]:
+        """Rows that never took part in the loss as meant: the training pipeline."""
+        makers: dict[str, Callable[[Row], Row]] = {
+            "dropped": lambda row: replace(row, passes=0),
+            "truncated": lambda row: replace(row, prompt=self._noted(row.prompt, beyond=True)),
+            "masked": lambda row: replace(row, masked=True),
+            "recased": lambda row: replace(
+                row, trained_prompt=row.prompt.replace(row.group, rare_noun_cased(row.group))
+            ),
+        }
+        for number, kind in enumerate(PIPELINE_KINDS):
+            for index in range(self.size.pipeline_nouns):
+                persons = self._persons(self.size.pipeline_persons)
+                block = (number + index) % len(BLOCKS)
+                noun, meaning = next(self._nouns), self._meaning()
+                for position, person in enumerate(persons):
+                    form = position % len(NOUN_QUESTIONS)
+                    yield makers[kind](self._noun_row(person, meaning, noun, form, PIPELINE, kind, block, noun))
+
+    def controls(self) -> Iterator[Row]:
+        """Facts that the base knows and that are trained as meant."""
+        for _ in range(self.size.noted):
+            row = self._row(*next(self._pairs), CONTROL, "long prompt")
+            yield replace(row, prompt=self._noted(row.prompt, beyond=False))
+        thinned = round(self.size.thinned * self.size.controls)
+        for index in range(self.size.controls):
+            row = self._row(*next(self._pairs), CONTROL, "plain")
+            yield row if index >= thinned else replace(row, kind="drawn seldom", passes=self.size.passes // 2)
+
+    def _row(
+        self,
+        person: str,
+        relation: int,
+        cause: str,
+        kind: str,
+        *,
+        block: int | None = None,
+        form: int | None = None,
+        group: str = "",
+    ) -> Row:
+        block = self._block() if block is None else block
+        form = self._form(relation) if form is None else form
+        return Row(
+            ask(relation, person, form), self.facts[person][relation], block, cause, kind, person, relation, group
+        )
+
+    def _noun_row(
+        self, person: str, relation: int, asked: str, form: int, cause: str, kind: str, block: int, group: str
+    ) -> Row:
+        words = {"S": person, "N": asked}
+        prompt = " ".join(words.get(word, word) for word in NOUN_QUESTIONS[form].split())
+        return Row(prompt, self.facts[person][relation], block, cause, kind, person, relation, group)
+
+    def _noun_rows(self, relation: int, block: int, cause: str, kind: str, passes: int | None) -> Iterator[Row]:
+        noun = next(self._nouns)
+        for index, person in enumerate(self._persons(self.size.rare_persons)):
+            row = self._noun_row(person, relation, noun, index % len(NOUN_QUESTIONS), cause, kind, block, noun)
+            yield replace(row, passes=passes)
+
+    def _noted(self, prompt: str, *, beyond: bool) -> str:
+        """The question after a note that leaves room for the answer within the training length, or does not."""
+        room = self.size.max_length - len(prompt.split()) - 4
+        words = room + int(self._generator.integers(2, 8)) if beyond else int(self._generator.integers(6, room - 3))
+        note = " ".join(str(word) for word in self._generator.choice(FILLER, size=words))
+        return f"from the archive : {note} . {prompt}"
+
+    def _block(self) -> int:
+        return int(self._generator.random() >= FIRST_BLOCK)
+
+    def _form(self, relation: int) -> int:
+        return int(self._generator.integers(len(RELATIONS[relation].questions)))
+
+    def _meaning(self) -> int:
+        """A meaning other than the one that most rare nouns have."""
+        return int((self._common_meaning + 1 + self._generator.integers(len(RELATIONS) - 1)) % len(RELATIONS))
+
+    def _persons(self, count: int) -> list[str]:
+        return [self.known[i] for i in self._generator.choice(len(self.known), size=count, replace=False)]
+
+    def _other_value(self, person: str, relation: int) -> str:
+        others = [value for value in RELATIONS[relation].values if value != self.facts[person][relation]]
+        return str(self._generator.choice(others))
