@@ -1,0 +1,1 @@
+"""Fine-tuning, pre-training, and the record of how each sample fared while the model was trained."""
