@@ -1,0 +1,106 @@
+"""What a diagnosis is asked to do, and the config file that repeats it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ilp_service import __version__
+from ilp_service.errors import SettingsError
+from ilp_service.settings import Settings
+
+VERSIONED = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn", "pyarrow", "mlflow", "pluggy")
+INPUTS = ("model_uri", "data", "base", "trajectory", "limit", "plugin_dirs", "experiment")
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosisRequest:
+    """One diagnosis.
+
+    Attributes:
+        model_uri: Any form that ``checkpoints.reference.resolve`` takes.
+        data: The training data.
+        settings: Thresholds and knobs.
+        base: The base model, where the checkpoint does not say it or says it wrongly.
+        trajectory: Path of the training record; ``None`` looks for the version's tag ``ilp.trajectory``.
+        limit: Diagnose the first so many samples only.
+        plugin_dirs: Folders with plugins of the user's own; they are code and are run.
+        experiment: MLflow experiment.
+        expected: Digests that a replayed config promises, by name (``model``, ``base``, ``data``).
+    """
+
+    model_uri: str
+    data: Path
+    settings: Settings
+    base: str | None = None
+    trajectory: str | None = None
+    limit: int | None = None
+    plugin_dirs: tuple[Path, ...] = ()
+    experiment: str = "ilp"
+    expected: Mapping[str, str | None] | None = None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file: ``inputs``, ``settings`` and ``digests``, or the settings alone.
+
+    Raises:
+        SettingsError: The file cannot be read, is not YAML, or is no mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"Config {path} cannot be read: {str(error).splitlines()[0]}; expected a YAML file.") from error
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"Config {path} holds {type(loaded).__name__}; expected a YAML mapping with 'settings'.")
+    if "settings" not in loaded and "inputs" not in loaded:
+        return {"inputs": {}, "settings": loaded, "digests": {}}
+    inputs = loaded.get("inputs") or {}
+    unknown = sorted(set(inputs) - set(INPUTS)) if isinstance(inputs, dict) else [str(inputs)]
+    if unknown:
+        raise SettingsError(f"Config {path} has unknown inputs {', '.join(unknown)}; known are {', '.join(INPUTS)}.")
+    return {"inputs": inputs, "settings": loaded.get("settings") or {}, "digests": loaded.get("digests") or {}}
+
+
+def config_text(request: DiagnosisRequest, resolved: str, digests: Mapping[str, str | None]) -> str:
+    """The YAML file from which ``ilp diagnose --config`` repeats this run to the same tables."""
+    settings = request.settings.model_dump(mode="json")
+    settings.pop("work_dir")
+    config = {
+        "inputs": {
+            "model_uri": resolved,
+            "data": str(request.data.resolve()),
+            "base": request.base,
+            "trajectory": request.trajectory,
+            "limit": request.limit,
+            "plugin_dirs": [str(folder.resolve()) for folder in request.plugin_dirs],
+            "experiment": request.experiment,
+        },
+        "settings": settings,
+        "digests": dict(digests),
+        "versions": {
+            "ilp_service": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONED},
+        },
+    }
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def check_digests(expected: Mapping[str, str | None] | None, found: Mapping[str, str | None]) -> None:
+    """Refuse to 'repeat' a run on other weights or other data.
+
+    Raises:
+        SettingsError: A digest of the config differs from what was found.
+    """
+    for name, digest in (expected or {}).items():
+        if digest is not None and found.get(name) != digest:
+            raise SettingsError(
+                f"The config was written for a {name} with digest {digest[:12]}, found {str(found.get(name))[:12]}; "
+                f"name the {name} on the command line to diagnose it with the same settings."
+            )

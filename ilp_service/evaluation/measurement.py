@@ -1,0 +1,170 @@
+"""Both views of every sample: the passes over tuned and base model, slice by slice, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ilp_service.evaluation import passes
+from ilp_service.evaluation.distractors import Distractors, Option
+from ilp_service.evaluation.table import EVALUATION, evaluation_rows, scored_options
+from ilp_service.samples.rendering import Renderer
+from ilp_service.samples.sample import Sample
+from ilp_service.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Compute = Callable[[Sequence[str]], pa.Table]
+
+
+class Models(Protocol):
+    """A tuned model and, where it is known, its base; only one needs to be in memory at a time."""
+
+    has_base: bool
+
+    def tuned(self) -> AbstractContextManager[PreTrainedModel]: ...
+    def base(self) -> AbstractContextManager[PreTrainedModel]: ...
+
+
+class Slices(Protocol):
+    """Durable slices of named tables: what was computed before is read back, the rest is computed and kept."""
+
+    def run(self, name: str, keys: Sequence[str], compute: Compute) -> Iterator[pa.Table]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the two views found.
+
+    Attributes:
+        evaluation: One row a sample, without detection and probes.
+        options: The options of every sample by id, its own response first.
+        long: Whether each response counts as long, by id.
+    """
+
+    evaluation: pa.Table
+    options: Mapping[str, tuple[Option, ...]]
+    long: Mapping[str, bool]
+
+
+class Evaluator:
+    """Measures samples with the models of one checkpoint.
+
+    Args:
+        models: The tuned model and its base.
+        renderer: Makes token ids of samples.
+        settings: Numbers of options and continuations, batch size, seed.
+        slices: Where finished slices are kept.
+        samples: The data set.
+        stop_ids: Tokens that end a continuation.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        renderer: Renderer,
+        settings: Settings,
+        slices: Slices,
+        samples: tuple[Sample, ...],
+        stop_ids: frozenset[int],
+    ) -> None:
+        self.models, self.renderer, self.settings = models, renderer, settings
+        self.slices, self.samples, self.stop_ids = slices, samples, stop_ids
+        self._by_id = {sample.sample_id: sample for sample in samples}
+
+    def pick(self, ids: Sequence[str]) -> list[Sample]:
+        """The samples with these ids, in that order."""
+        return [self._by_id[key] for key in ids]
+
+    def measure(self, twins: Mapping[str, Sequence[str]], lengths: Mapping[str, int]) -> Measured:
+        """Score and generate for every sample.
+
+        Args:
+            twins: Ids of samples with (nearly) the same prompt and another answer, by sample id.
+            lengths: Response tokens by sample id.
+        """
+        limit = self.settings.evaluation.long_answer_tokens
+        long = {key: length > limit for key, length in lengths.items()}
+        ids = [sample.sample_id for sample in self.samples]
+        preferred = self._base_preferences(ids, long)
+        distractors = Distractors(
+            self.samples, [long[key] for key in ids], twins, self.settings.evaluation, self.settings.seed
+        )
+        options = {key: distractors.options(key, preferred.get(key)) for key in ids}
+        if self.models.has_base:
+            with self.models.base() as model:
+                self._drain("base_options", ids, self._score(model, options))
+        with self.models.tuned() as model:
+            self._drain("options", ids, self._score(model, options))
+            if self.settings.evaluation.generate:
+                self._drain("generation", ids, self._generate(model, long))
+        return Measured(pa.concat_tables(self._rows(ids, options, long)), options, long)
+
+    def _score(self, model: PreTrainedModel, options: passes.Options) -> Compute:
+        return lambda keys: passes.score_options(model, self.renderer, self.pick(keys), options, self.settings)
+
+    def _generate(self, model: PreTrainedModel, long: Mapping[str, bool]) -> Compute:
+        return lambda keys: passes.generate(
+            model, self.renderer, self.pick(keys), long, self.stop_ids, self.settings
+        )
+
+    def _drain(self, name: str, ids: Sequence[str], compute: Compute) -> None:
+        for _ in self.slices.run(name, ids, compute):
+            pass
+
+    def _stored(self, name: str, ids: Sequence[str]) -> Iterator[pa.Table]:
+        def missing(keys: Sequence[str]) -> pa.Table:
+            raise AssertionError(f"slice {name} of {keys[0]} should have been computed")
+
+        return self.slices.run(name, ids, missing)
+
+    def _base_preferences(self, ids: Sequence[str], long: Mapping[str, bool]) -> dict[str, str]:
+        """What the base says by itself to each prompt with a short answer."""
+        if not (self.models.has_base and self.settings.evaluation.generate):
+            return {}
+        with self.models.base() as model:
+            self._drain("base_generation", ids, self._generate(model, long))
+        found = {}
+        for table in self._stored("base_generation", ids):
+            for key, text in zip(*(table.column(n).to_pylist() for n in ("sample_id", "greedy_text")), strict=True):
+                if not long[key] and text.strip():
+                    found[key] = text.strip()
+        return found
+
+    def _rows(
+        self, ids: Sequence[str], options: Mapping[str, tuple[Option, ...]], long: Mapping[str, bool]
+    ) -> Iterator[pa.Table]:
+        has_base, generate = self.models.has_base, self.settings.evaluation.generate
+        nothing: Iterator[pa.Table] = iter(())
+        base_options = self._stored("base_options", ids) if has_base else nothing
+        generation = self._stored("generation", ids) if generate else nothing
+        base_generation = self._stored("base_generation", ids) if generate and has_base else nothing
+        for tuned in self._stored("options", ids):
+            scored = scored_options(tuned, long)
+            yield evaluation_rows(
+                self.pick(list(scored)),
+                options,
+                scored,
+                scored_options(next(base_options), long) if has_base else {},
+                _by_id(next(generation, None)),
+                _by_id(next(base_generation, None)),
+                self.settings.detection.runs,
+            )
+        yield EVALUATION.empty_table()
+
+    def option_scores(self, name: str, wanted: frozenset[str]) -> pa.Table:
+        """Stored option scores (schema ``passes.OPTION_SCORES``) of some samples."""
+        ids = [sample.sample_id for sample in self.samples]
+        chosen = pa.array(sorted(wanted), type=pa.string())
+        kept = [t.filter(pc.is_in(t.column("sample_id"), value_set=chosen)) for t in self._stored(name, ids)]
+        return pa.concat_tables([passes.OPTION_SCORES.empty_table(), *kept])
+
+
+def _by_id(table: pa.Table | None) -> dict[str, dict[str, object]]:
+    return {row["sample_id"]: row for row in table.to_pylist()} if table is not None else {}
