@@ -1,0 +1,1 @@
+"""Data sets: what a sample is, reading it from a file, its tokens, and its near neighbours."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 
@@ -44,6 +44,8 @@ class Sample:
         gold_index: Which choice is right, ``None`` when there are no choices.
         probes: Statements from the ``probes`` column, for probing the base model.
         line: Line (JSONL) or row number (JSON, parquet) in the source file, from 1.
+        plain_prompt: The text that a plain rendering puts before the response where the row format has
+            one of its own (alpaca), ``None`` where it is made from the context.
     """
 
     sample_id: str
@@ -57,6 +59,7 @@ class Sample:
     gold_index: int | None = None
     probes: tuple[Probe, ...] = field(default=())
     line: int = 0
+    plain_prompt: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -75,13 +78,16 @@ def content_key(context: Iterable[Message], response: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def with_stable_ids(samples: Iterable[Sample]) -> list[Sample]:
+def iter_stable_ids(samples: Iterable[Sample]) -> Iterator[Sample]:
     """Give every sample its id: ``<content key>-<occurrence>``, occurrences counted in file order from 0."""
     seen: dict[str, int] = {}
-    named = []
     for sample in samples:
         key = content_key(sample.context, sample.response)
         occurrence = seen.get(key, 0)
         seen[key] = occurrence + 1
-        named.append(replace(sample, sample_id=f"{key}-{occurrence}"))
-    return named
+        yield replace(sample, sample_id=f"{key}-{occurrence}")
+
+
+def with_stable_ids(samples: Iterable[Sample]) -> list[Sample]:
+    """The same as :func:`iter_stable_ids`, as a list."""
+    return list(iter_stable_ids(samples))
