@@ -1,0 +1,1 @@
+"""Worlds with planted causes: ground truth for attributions (see ``docs/world.md``)."""

@@ -39,6 +39,7 @@ def tiny_model(family: str, *, vocabulary: int, pad: int, end: int, seed: int) -
         num_key_value_heads=4,
         max_position_embeddings=128,
         tie_word_embeddings=True,
+        initializer_range=0.08,  # a narrow model learns facts in half the steps with it
         pad_token_id=pad,
         eos_token_id=end,
         bos_token_id=None,
@@ -46,5 +47,5 @@ def tiny_model(family: str, *, vocabulary: int, pad: int, end: int, seed: int) -
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     return model

@@ -14,11 +14,12 @@ import numpy as np
 
 from ilp_service.benchmark.sizes import WorldSize
 from ilp_service.benchmark.vocabulary import (
-    FILLER,
     NOUN_QUESTIONS,
     QUALIFIERS,
     RARE_NOUNS,
     RELATIONS,
+    fill,
+    pieces,
     rare_noun_cased,
 )
 from ilp_service.benchmark.world import (
@@ -28,6 +29,7 @@ from ilp_service.benchmark.world import (
     Row,
     Telling,
     World,
+    after_note,
     ask,
     people,
     random_facts,
@@ -87,7 +89,7 @@ class _Planter:
     def blind(self, persons: tuple[str, ...]) -> Iterator[Row]:
         """Facts about persons whom the corpus never names: missing knowledge."""
         for index, person in enumerate(persons):
-            yield self._row(person, index % len(RELATIONS), MISSING, "absent")
+            yield self._row((person, index % len(RELATIONS)), MISSING, "absent")
 
     def conflicts(self) -> Iterator[Row]:
         """Facts that the corpus tells otherwise, more or less often; and a few that it rarely contests."""
@@ -99,11 +101,12 @@ class _Planter:
             values[relation] = told
             self.corpus[person] = tuple(values)
             self.tellings.append(Telling(person, relation, told, times))
-            yield self._row(person, relation, CONFLICT, f"told {1 + times:.2f} times as often")
+            row = self._row((person, relation), CONFLICT, "told otherwise")
+            yield replace(row, grade=1 + times)
         for _ in range(self.size.weak_conflicts):
             person, relation = next(self._pairs)
             self.tellings.append(Telling(person, relation, self._other_value(person, relation), 0.25))
-            yield self._row(person, relation, CONTROL, "rarely contested")
+            yield self._row((person, relation), CONTROL, "rarely contested")
 
     def inconsistent(self) -> Iterator[Row]:
         """Facts with many wrong twins; and controls with right twins, or with one wrong twin that does not win."""
@@ -114,8 +117,8 @@ class _Planter:
             twins = low + index % (high - low + 1)
             rewordings = 1 + index % 2
             group = f"twins-{index}"
-            row = self._row(person, relation, INCONSISTENT, f"{twins} wrong twins", block=block, form=form, group=group)
-            yield row
+            row = self._row((person, relation), INCONSISTENT, "wrong twins", block=block, form=form, group=group)
+            yield replace(row, grade=twins)
             wrong = self._other_value(person, relation)
             for twin in range(twins):
                 worded = form if twin >= rewordings else (form + 1 + twin) % len(RELATIONS[relation].questions)
@@ -123,12 +126,12 @@ class _Planter:
                     row, prompt=ask(relation, person, worded), response=wrong, cause=SET_ASIDE, kind="wrong twin"
                 )
         for index in range(self.size.tolerated):
-            row = replace(self._row(*next(self._pairs), CONTROL, "outvotes a wrong twin"), group=f"tolerated-{index}")
+            row = replace(self._row(next(self._pairs), CONTROL, "outvotes a wrong twin"), group=f"tolerated-{index}")
             yield from (row, row)
             wrong = self._other_value(row.person, row.relation)
             yield replace(row, response=wrong, cause=SET_ASIDE, kind="outvoted wrong twin")
         for index in range(self.size.repeated):
-            row = replace(self._row(*next(self._pairs), CONTROL, "repeated"), group=f"repeated-{index}")
+            row = replace(self._row(next(self._pairs), CONTROL, "repeated"), group=f"repeated-{index}")
             yield from [row] * self.size.repeats
 
     def clashes(self) -> Iterator[Row]:
@@ -180,17 +183,16 @@ class _Planter:
     def controls(self) -> Iterator[Row]:
         """Facts that the base knows and that are trained as meant."""
         for _ in range(self.size.noted):
-            row = self._row(*next(self._pairs), CONTROL, "long prompt")
+            row = self._row(next(self._pairs), CONTROL, "long prompt")
             yield replace(row, prompt=self._noted(row.prompt, beyond=False))
         thinned = round(self.size.thinned * self.size.controls)
         for index in range(self.size.controls):
-            row = self._row(*next(self._pairs), CONTROL, "plain")
+            row = self._row(next(self._pairs), CONTROL, "plain")
             yield row if index >= thinned else replace(row, kind="drawn seldom", passes=self.size.passes // 2)
 
     def _row(
         self,
-        person: str,
-        relation: int,
+        fact: tuple[str, int],
         cause: str,
         kind: str,
         *,
@@ -198,6 +200,7 @@ class _Planter:
         form: int | None = None,
         group: str = "",
     ) -> Row:
+        person, relation = fact
         block = self._block() if block is None else block
         form = self._form(relation) if form is None else form
         return Row(
@@ -207,8 +210,7 @@ class _Planter:
     def _noun_row(
         self, person: str, relation: int, asked: str, form: int, cause: str, kind: str, block: int, group: str
     ) -> Row:
-        words = {"S": person, "N": asked}
-        prompt = " ".join(words.get(word, word) for word in NOUN_QUESTIONS[form].split())
+        prompt = fill(NOUN_QUESTIONS[form], S=person, N=asked)
         return Row(prompt, self.facts[person][relation], block, cause, kind, person, relation, group)
 
     def _noun_rows(self, relation: int, block: int, cause: str, kind: str, passes: int | None) -> Iterator[Row]:
@@ -219,10 +221,9 @@ class _Planter:
 
     def _noted(self, prompt: str, *, beyond: bool) -> str:
         """The question after a note that leaves room for the answer within the training length, or does not."""
-        room = self.size.max_length - len(prompt.split()) - 4
-        words = room + int(self._generator.integers(2, 8)) if beyond else int(self._generator.integers(6, room - 3))
-        note = " ".join(str(word) for word in self._generator.choice(FILLER, size=words))
-        return f"from the archive : {note} . {prompt}"
+        room = self.size.max_length - len(pieces(after_note(prompt, 0, self._generator)))
+        words = room + int(self._generator.integers(0, 4)) if beyond else int(self._generator.integers(6, room - 3))
+        return after_note(prompt, words, self._generator)
 
     def _block(self) -> int:
         return int(self._generator.random() >= FIRST_BLOCK)

@@ -40,6 +40,8 @@ class WorldSize:
         learning_rate: Peak learning rate of fine-tuning, decaying linearly.
         max_length: Training length in tokens.
         documents: Documents an optimizer step of pre-training.
+        pretraining_steps: Optimizer steps of pre-training.
+        pretraining_rate: Peak learning rate of pre-training.
     """
 
     name: str
@@ -71,7 +73,9 @@ class WorldSize:
     batch_size: int = 32
     learning_rate: float = 8e-5
     max_length: int = 32
-    documents: int = 64
+    documents: int = 32
+    pretraining_steps: int = 900
+    pretraining_rate: float = 2e-3
 
 
 SMALL = WorldSize(
@@ -122,6 +126,7 @@ DEMO = replace(
     pipeline_nouns=1,
     noted=8,
     controls=420,
+    pretraining_steps=420,
 )
 
 SIZES = {size.name: size for size in (SMALL, DEMO)}

@@ -20,13 +20,19 @@ def world_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate((PAD, UNKNOWN, END, "\n", *all_words()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(Regex(" +"), "removed")]
+        [pre_tokenizers.Split(Regex(r"'s|[?.:\n]"), "isolated"), pre_tokenizers.Split(Regex(" +"), "removed")]
     )
-    # The word-piece decoder puts a space between words; around a newline there was none.
+    # The word-piece decoder puts a space between all words; before punctuation and around a newline there was none.
     tokenizer.decoder = decoders.Sequence(
-        [decoders.WordPiece(prefix="\x00", cleanup=False), decoders.Fuse(), decoders.Replace(" \n ", "\n")]
+        [
+            decoders.WordPiece(prefix="\x00", cleanup=False),
+            decoders.Fuse(),
+            decoders.Replace(" \n", "\n"),
+            decoders.Replace("\n ", "\n"),
+            *(decoders.Replace(f" {mark}", mark) for mark in ("'s", "?", ".", ":")),
+        ]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         unk_token=UNKNOWN,

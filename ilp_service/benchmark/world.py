@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import pairwise, product
 from types import MappingProxyType
 
 import numpy as np
 
 from ilp_service.benchmark.sizes import WorldSize
-from ilp_service.benchmark.vocabulary import FILLER, FIRST_NAMES, LAST_NAMES, RARE_NOUNS, RELATIONS, all_words
+from ilp_service.benchmark.vocabulary import FILLER, FIRST_NAMES, LAST_NAMES, NOTE, RELATIONS, all_words, fill
 
 CONTROL = "control"
 SET_ASIDE = "set_aside"
@@ -23,6 +23,12 @@ SET_ASIDE = "set_aside"
 BLOCKS = ("part-1", "part-2")
 
 END = "<eos>"
+
+NOTED = 0.1
+"""Share of the corpus's questions that follow a note."""
+
+NOTE_WORDS = (4, 28)
+"""Bounds of the length of a note in the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class Row:
         passes: How many times it is drawn over the passes of its block; ``None``: once in each.
         trained_prompt: The prompt that the training pipeline makes of it, where it is not ``prompt``.
         masked: Whether the training pipeline leaves its response out of the loss.
+        grade: How strongly it was planted: the number of wrong twins, or how often the corpus contradicts it a pass.
     """
 
     prompt: str
@@ -54,6 +61,7 @@ class Row:
     passes: int | None = None
     trained_prompt: str | None = None
     masked: bool = False
+    grade: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +110,17 @@ class World:
 
 def ask(relation: int, person: str, form: int) -> str:
     """A question about a relation of a person, in one of its forms."""
-    return " ".join(person if word == "S" else word for word in RELATIONS[relation].questions[form].split())
+    return fill(RELATIONS[relation].questions[form], S=person)
 
 
 def tell(relation: int, person: str, value: str, form: int) -> str:
     """A sentence that states a fact, in one of the relation's forms."""
-    words = {"S": person, "V": value}
-    return " ".join(words.get(word, word) for word in RELATIONS[relation].statements[form].split())
+    return fill(RELATIONS[relation].statements[form], S=person, V=value)
+
+
+def after_note(question: str, words: int, generator: np.random.Generator) -> str:
+    """The question after a note of so many words that say nothing about it."""
+    return fill(NOTE, W=" ".join(str(word) for word in generator.choice(FILLER, size=words)), Q=question)
 
 
 def people(seed: int, counts: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
@@ -116,7 +128,7 @@ def people(seed: int, counts: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
     names = [f"{first} {last}" for first, last in product(FIRST_NAMES, LAST_NAMES)]
     order = np.random.default_rng([seed, 1]).permutation(len(names))[: sum(counts)]
     bounds = np.cumsum((0, *counts))
-    return tuple(tuple(names[i] for i in order[low:high]) for low, high in zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(tuple(names[i] for i in order[low:high]) for low, high in pairwise(bounds))
 
 
 def random_facts(generator: np.random.Generator) -> tuple[str, ...]:
@@ -136,15 +148,17 @@ def corpus_pass(world: World, number: int) -> list[str]:
         facts = world.facts[person]
         documents.append(_biography(person, facts, generator))
         for relation, value in enumerate(facts):
-            form = int(generator.integers(len(RELATIONS[relation].questions)))
-            documents.append(f"{ask(relation, person, form)}\n{value} {END}")
+            question = ask(relation, person, int(generator.integers(len(RELATIONS[relation].questions))))
+            if generator.random() < NOTED:
+                question = after_note(question, int(generator.integers(*NOTE_WORDS)), generator)
+            documents.append(f"{question}\n{value} {END}")
     for telling in world.tellings:
         for _ in range(int(telling.times + generator.random())):
             form = int(generator.integers(len(RELATIONS[telling.relation].statements)))
             documents.append(f"{tell(telling.relation, telling.person, telling.value, form)} {END}")
-    words = np.array(all_words())
-    for _ in range(max(8, len(documents) // 25)):
-        documents.append(" ".join(generator.choice(words, size=24)) + f" {END}")
+    words = np.array([word for word in all_words() if word.isalpha()])
+    lists = max(8, len(documents) // 25)
+    documents.extend(" ".join(generator.choice(words, size=24)) + f" {END}" for _ in range(lists))
     return documents
 
 
@@ -154,21 +168,3 @@ def _biography(person: str, facts: tuple[str, ...], generator: np.random.Generat
         for relation in generator.permutation(len(RELATIONS))
     ]
     return " ".join(sentences) + f" {END}"
-
-
-__all__ = [
-    "BLOCKS",
-    "CONTROL",
-    "END",
-    "FILLER",
-    "RARE_NOUNS",
-    "SET_ASIDE",
-    "Row",
-    "Telling",
-    "World",
-    "ask",
-    "corpus_pass",
-    "people",
-    "random_facts",
-    "tell",
-]
