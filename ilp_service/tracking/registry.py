@@ -1,0 +1,265 @@
+"""Looking models up: what a URI stands for in the registry, and getting its files."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ilp_service.errors import ModelNotFoundError, SourceUnreadableError, StorageError, TrackingError
+from ilp_service.tracking.connection import is_down, is_missing, shown, translated
+
+_MODEL_URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:/(?P<version>[^/]+)|@(?P<alias>[^/]+))?/?$")
+_RUN_URI = re.compile(r"runs:/+(?P<run_id>[^/]+)/(?P<path>.+?)/?$")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that the tracking store knows.
+
+    Attributes:
+        uri: As it was given.
+        resolved: The same without an alias: ``models:/name/3``, ``models:/m-…`` or ``runs:/…/path``.
+        artifact_uri: Where its files are.
+        name: Of the registered model.
+        version: Number of the version, as text.
+        alias: By which the version was asked for.
+        run_id: Of the run that made it.
+        model_id: Of the logged model (``m-…``), to which metrics can be linked.
+        tags: Of the registered model, the run, the logged model and the version; later ones win.
+    """
+
+    uri: str
+    resolved: str
+    artifact_uri: str
+    name: str | None = None
+    version: str | None = None
+    alias: str | None = None
+    run_id: str | None = None
+    model_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_tracked(uri: str) -> bool:
+    """Whether a URI is one that only a tracking store can resolve."""
+    return uri.startswith(("models:/", "runs:/"))
+
+
+def find(client: Any, store: str, uri: str) -> ModelSource:  # noqa: ANN401 (MLflow has no types)
+    """What ``uri`` stands for; an alias is resolved here, once.
+
+    Raises:
+        ModelNotFoundError: No such model, version, alias or run.
+        TrackingError: The store is down or refuses.
+    """
+    if match := _RUN_URI.match(uri):
+        return _find_in_run(client, store, uri, match["run_id"], match["path"])
+    match = _MODEL_URI.match(uri)
+    if match is None:
+        raise ModelNotFoundError(
+            f"{uri!r} is not a model URI; write models:/name/3, models:/name@alias, models:/m-… or runs:/<run id>/path."
+        )
+    name, version, alias = unquote(match["name"]), match["version"], match["alias"]
+    if version is None and alias is None:
+        if name.startswith("m-"):
+            return _find_logged(client, store, uri, name)
+        raise ModelNotFoundError(f"{uri!r} names no version; write models:/{name}/1 or models:/{name}@alias.")
+    return _find_version(client, store, uri, name, version, alias)
+
+
+def _find_version(client: Any, store: str, uri: str, name: str, version: str | None, alias: str | None) -> ModelSource:  # noqa: ANN401
+    from mlflow.exceptions import MlflowException
+
+    with translated(store):
+        try:
+            model = client.get_registered_model(name)
+        except MlflowException as error:
+            if is_missing(error):
+                known = ", ".join(sorted(m.name for m in client.search_registered_models(max_results=20)))
+                raise ModelNotFoundError(
+                    f"No model named {name!r} in {shown(store)}; registered there: {known or 'nothing yet'}."
+                ) from error
+            raise
+        if version is not None and not version.isdecimal() and version != "latest":
+            raise ModelNotFoundError(
+                f"{uri!r}: {version!r} is not a version number; write models:/{name}@alias for an alias."
+            )
+        try:
+            if alias is not None:
+                found = client.get_model_version_by_alias(name, alias)
+            elif version == "latest":
+                found = max(
+                    client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version), default=None
+                )
+            else:
+                found = client.get_model_version(name, version)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            found = None
+        if found is None:
+            if alias is not None:
+                known = ", ".join(sorted(model.aliases)) or "none"
+                raise ModelNotFoundError(f"Model {name!r} has no alias {alias!r}; its aliases: {known}.")
+            numbers = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+            known = ", ".join(map(str, numbers[-10:])) or "none"
+            raise ModelNotFoundError(f"Model {name!r} has no version {version}; its versions: {known}.")
+    model_id = found.model_id or (found.source.rpartition("/")[2] if found.source.startswith("models:/m-") else None)
+    tags = dict(model.tags)
+    run_id = found.run_id or None
+    artifact_uri = found.source
+    if model_id is not None:
+        logged = _find_logged(client, store, uri, model_id)
+        artifact_uri, run_id = logged.artifact_uri, run_id or logged.run_id
+        tags |= logged.tags
+    elif found.source.startswith("runs:/"):
+        inner = find(client, store, found.source)
+        artifact_uri, run_id, model_id = inner.artifact_uri, run_id or inner.run_id, inner.model_id
+        tags |= inner.tags
+    return ModelSource(
+        uri=uri,
+        resolved=f"models:/{name}/{found.version}",
+        artifact_uri=artifact_uri,
+        name=name,
+        version=str(found.version),
+        alias=alias,
+        run_id=run_id,
+        model_id=model_id,
+        tags={**tags, **found.tags},
+    )
+
+
+def _find_logged(client: Any, store: str, uri: str, model_id: str) -> ModelSource:  # noqa: ANN401
+    from mlflow.exceptions import MlflowException
+
+    with translated(store):
+        try:
+            logged = client.get_logged_model(model_id)
+        except MlflowException as error:
+            if is_missing(error):
+                raise ModelNotFoundError(
+                    f"No logged model {model_id!r} in {shown(store)} (asked for as {uri!r})."
+                ) from error
+            raise
+        tags: dict[str, str] = {}
+        if logged.source_run_id:
+            try:
+                tags = dict(client.get_run(logged.source_run_id).data.tags)
+            except MlflowException as error:
+                # The run may have been purged; its model lives on.
+                if not is_missing(error):
+                    raise
+    return ModelSource(
+        uri=uri,
+        resolved=f"models:/{model_id}",
+        artifact_uri=logged.artifact_location,
+        run_id=logged.source_run_id or None,
+        model_id=model_id,
+        tags={**tags, **logged.tags},
+    )
+
+
+def _find_in_run(client: Any, store: str, uri: str, run_id: str, path: str) -> ModelSource:  # noqa: ANN401
+    from mlflow.exceptions import MlflowException
+
+    with translated(store):
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if is_missing(error) or "run id" in str(error).lower():
+                raise ModelNotFoundError(f"No run {run_id!r} in {shown(store)} (asked for as {uri!r}).") from error
+            raise
+        first, _, rest = path.partition("/")
+        if not any(item.path == first for item in client.list_artifacts(run_id)):
+            # MLflow 3 keeps logged models outside the run's artifacts.
+            for output in run.outputs.model_outputs if run.outputs else []:
+                logged = client.get_logged_model(output.model_id)
+                if logged.name == first:
+                    location = logged.artifact_location.rstrip("/") + (f"/{rest}" if rest else "")
+                    return ModelSource(
+                        uri=uri,
+                        resolved=f"runs:/{run_id}/{path}",
+                        artifact_uri=location,
+                        run_id=run_id,
+                        model_id=logged.model_id,
+                        tags={**run.data.tags, **logged.tags},
+                    )
+            have = ", ".join(sorted(item.path for item in client.list_artifacts(run_id))) or "none"
+            raise ModelNotFoundError(f"Run {run_id} has no artifact or model {first!r}; its artifacts: {have}.")
+    return ModelSource(
+        uri=uri,
+        resolved=f"runs:/{run_id}/{path}",
+        artifact_uri=f"{run.info.artifact_uri.rstrip('/')}/{path}",
+        run_id=run_id,
+        tags=dict(run.data.tags),
+    )
+
+
+def local_folder(artifact_uri: str) -> Path | None:
+    """The folder behind an artifact URI that is on this machine; ``None`` for a remote one."""
+    if artifact_uri.startswith("file:"):
+        return Path(unquote(urlsplit(artifact_uri).path))
+    return (
+        Path(artifact_uri) if "://" not in artifact_uri and not re.match(r"[a-z][a-z0-9+.-]+:", artifact_uri) else None
+    )
+
+
+def fetch(store: str, source: ModelSource, folder: Path) -> Path:
+    """The model's files on this machine.
+
+    Files of a local store are used where they lie and must not be written. Others are downloaded
+    once into ``folder``; a download that was cut short is never taken for whole.
+
+    Raises:
+        SourceUnreadableError: The files are gone, empty or cannot be downloaded.
+        TrackingError: The store is down or refuses.
+    """
+    import mlflow
+
+    local = local_folder(source.artifact_uri)
+    if local is not None:
+        if not local.is_dir():
+            raise SourceUnreadableError(
+                f"{source.resolved} says its files are in {local}, but there is no such folder."
+            )
+        return local
+    key = hashlib.sha256(f"{store}\n{source.artifact_uri}".encode()).hexdigest()[:12]
+    whole = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", source.resolved).strip("_") + f"-{key}")
+    if whole.is_dir():
+        return whole
+    folder.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
+    try:
+        with translated(store):
+            got = Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=source.artifact_uri, dst_path=str(part), tracking_uri=store
+                )
+            )
+        if not got.is_dir() or not any(got.iterdir()):
+            raise SourceUnreadableError(f"{source.resolved} has no files at {shown(source.artifact_uri)}.")
+        got.rename(whole)
+    except (SourceUnreadableError, StorageError):
+        raise
+    except TrackingError as error:
+        if is_down(error):
+            raise
+        raise _undownloadable(source, error) from error
+    except Exception as error:  # each cloud's client raises errors of its own
+        raise _undownloadable(source, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return whole
+
+
+def _undownloadable(source: ModelSource, error: Exception) -> SourceUnreadableError:
+    reason = " ".join(str(error).split())[:300]
+    return SourceUnreadableError(
+        f"The files of {source.resolved} at {shown(source.artifact_uri)} cannot be downloaded: {reason}"
+    )
