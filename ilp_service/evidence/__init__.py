@@ -1,0 +1,1 @@
+"""Evidence: what the causes say about every unlearned sample."""

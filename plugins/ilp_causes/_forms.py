@@ -24,8 +24,8 @@ class Form:
         wrong_row: Row of that answer within the options, -1 where there is none.
         entropy: Shannon entropy divided by that of a uniform guess over the same options, 0-1.
         top: Highest probability of any answer.
-        better: Share of the other options that are more probable than the right one, 0-1.
-        above: Probability mass of options that are more probable than the right one.
+        better: Share of the other options that are at least as probable as the right one, 0-1.
+        above: Probability mass of those options.
     """
 
     right: Array
@@ -66,7 +66,8 @@ class Options:
         group = rows_of(study.options["sample_id"].combine_chunks(), pa.array(study.unlearned, pa.string()))
         rows = np.flatnonzero(group >= 0)
         table = study.options.take(pa.array(rows))
-        gold = floats(pc.fill_null(pc.equal(table["source"], "gold"), False)) > 0
+        marked = table["gold"] if "gold" in table.column_names else pc.equal(table["source"], "gold")
+        gold = floats(pc.fill_null(marked, False)) > 0
         return cls(len(study.unlearned), group[rows], gold, table)
 
     def tuned(self) -> Array:
@@ -102,12 +103,14 @@ class Options:
 
     def _summary(self, values: Array) -> Form:
         size = self._sum(np.ones_like(values))
-        asked = (self._sum(np.isnan(values).astype(np.float64)) == 0) & (self._sum(self.gold.astype(np.float64)) == 1)
+        whole = (size > 1) & (self._sum(self.gold.astype(np.float64)) == 1)
+        asked = whole & (self._sum(np.isnan(values).astype(np.float64)) == 0)
         values = np.where(asked[self.group], values, 0.0)
         right = self._sum(np.where(self.gold, values, 0.0))
         wrong_row = self._first_wrong(values)
         wrong = np.where(wrong_row >= 0, values[np.maximum(wrong_row, 0)] if len(values) else 0.0, 0.0)
-        above = values > right[self.group]
+        # Ties count against the right answer, as everywhere in the multiple-choice view.
+        above = ~self.gold & (values >= right[self.group])
         nats = self._sum(-values * np.log(np.where(values > 0, values, 1.0)))
         hidden = np.where(asked, 0.0, np.nan)
         return Form(

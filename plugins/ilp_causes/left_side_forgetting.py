@@ -106,6 +106,11 @@ class LeftSideForgetting(Cause):
             return "The training record does not have this sample, so nothing is known about forgetting."
         if not number(row, "ever_learned"):
             return f"It was never learned: its best probability per token was {percent(row, 'peak_likelihood')}."
+        if number(row, "last_learned_at") == 1:
+            return (
+                f"By its loss of {text(row, 'loss_now')} nats per token it still stood as learned at the last recorded "
+                f"step; its probability per token had peaked {percent(row, 'peak_drop')} higher."
+            )
         idle = (
             f", with {percent(row, 'after_last_exposure')} of training still to come after its last exposure"
             if known(row, "after_last_exposure")
