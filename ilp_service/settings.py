@@ -7,6 +7,7 @@ Sources, strongest first: ``--set key=value``, ``--config FILE``, ``ILP_*`` envi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,3 +154,28 @@ def load_settings(config: Mapping[str, Any] | None = None, overrides: Iterable[s
         raise SettingsError(
             f"Setting {name!r} is {first.get('input')!r}: {first['msg']}; 'ilp settings' lists every setting."
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One setting as people see it: dotted name, default, meaning."""
+
+    name: str
+    default: object
+    meaning: str
+
+
+def describe_settings() -> list[SettingRow]:
+    """Every setting, in the order of this file."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        part = field.annotation
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            rows += [
+                SettingRow(f"{name}.{key}", inner.default, inner.description or "")
+                for key, inner in part.model_fields.items()
+            ]
+        else:
+            default = str(field.default) if isinstance(field.default, Path) else field.default
+            rows.append(SettingRow(name, default, field.description or ""))
+    return rows

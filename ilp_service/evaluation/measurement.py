@@ -15,6 +15,8 @@ from ilp_service.evaluation.distractors import Distractors, Option
 from ilp_service.evaluation.table import EVALUATION, evaluation_rows, scored_options
 from ilp_service.samples.rendering import Renderer
 from ilp_service.samples.sample import Sample
+from ilp_service.scoring.engine import Scorer
+from ilp_service.scoring.generation import Generator
 from ilp_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +64,6 @@ class Evaluator:
         settings: Numbers of options and continuations, batch size, seed.
         slices: Where finished slices are kept.
         samples: The data set.
-        stop_ids: Tokens that end a continuation.
     """
 
     def __init__(
@@ -72,10 +73,9 @@ class Evaluator:
         settings: Settings,
         slices: Slices,
         samples: tuple[Sample, ...],
-        stop_ids: frozenset[int],
     ) -> None:
         self.models, self.renderer, self.settings = models, renderer, settings
-        self.slices, self.samples, self.stop_ids = slices, samples, stop_ids
+        self.slices, self.samples = slices, samples
         self._by_id = {sample.sample_id: sample for sample in samples}
 
     def pick(self, ids: Sequence[str]) -> list[Sample]:
@@ -99,20 +99,31 @@ class Evaluator:
         options = {key: distractors.options(key, preferred.get(key)) for key in ids}
         if self.models.has_base:
             with self.models.base() as model:
-                self._drain("base_options", ids, self._score(model, options))
+                self._drain("base_options", ids, self._score(self.scorer(model), options))
         with self.models.tuned() as model:
-            self._drain("options", ids, self._score(model, options))
+            self._drain("options", ids, self._score(self.scorer(model), options))
             if self.settings.evaluation.generate:
                 self._drain("generation", ids, self._generate(model, long))
         return Measured(pa.concat_tables(self._rows(ids, options, long)), options, long)
 
-    def _score(self, model: PreTrainedModel, options: passes.Options) -> Compute:
-        return lambda keys: passes.score_options(model, self.renderer, self.pick(keys), options, self.settings)
+    def scorer(self, model: PreTrainedModel) -> Scorer:
+        """The engine over an open model."""
+        return Scorer(model, max_batch_tokens=self.settings.scoring.max_batch_tokens)
+
+    def _score(self, scorer: Scorer, options: passes.Options) -> Compute:
+        return lambda keys: passes.score_options(scorer, self.renderer, self.pick(keys), options)
 
     def _generate(self, model: PreTrainedModel, long: Mapping[str, bool]) -> Compute:
-        return lambda keys: passes.generate(
-            model, self.renderer, self.pick(keys), long, self.stop_ids, self.settings
+        part = self.settings.evaluation
+        generator = Generator(
+            model,
+            max_batch_tokens=self.settings.scoring.max_batch_tokens,
+            stop_ids=self.renderer.stop_ids,
+            temperature=part.temperature,
+            samples=part.samples,
+            seed=self.settings.seed,
         )
+        return lambda keys: passes.generate(generator, self.renderer, self.pick(keys), long, part)
 
     def _drain(self, name: str, ids: Sequence[str], compute: Compute) -> None:
         for _ in self.slices.run(name, ids, compute):

@@ -90,15 +90,16 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
         shots = Examples(evaluator.samples, measured.evaluation, settings.knowledge)
         short = [key for key in ids if not measured.long[key]]
         with evaluator.models.base() as model:
+            scorer = evaluator.scorer(model)
 
             def few_shot(keys: Sequence[str]) -> pa.Table:
-                return passes.score_options(model, renderer, evaluator.pick(keys), options, settings, shots)
+                return passes.score_options(scorer, renderer, evaluator.pick(keys), options, shots)
 
             def cloze(keys: Sequence[str]) -> pa.Table:
-                return passes.score_statements(model, renderer, evaluator.pick(keys), options, settings, own_probes=False)
+                return passes.score_statements(scorer, renderer, evaluator.pick(keys), options, own_probes=False)
 
             def own(keys: Sequence[str]) -> pa.Table:
-                return passes.score_statements(model, renderer, evaluator.pick(keys), options, settings, own_probes=True)
+                return passes.score_statements(scorer, renderer, evaluator.pick(keys), options, own_probes=True)
 
             if settings.knowledge.few_shot:
                 few = pa.concat_tables([passes.OPTION_SCORES.empty_table(), *evaluator.slices.run("few_shot", ids, few_shot)])

@@ -60,8 +60,8 @@ def _with_default(preposition: str, default: str) -> str:
 
 
 def _possessive(match: re.Match[str]) -> list[str]:
-    owner, rest, be = match["owner"], match["rest"], match["be"]
-    return [f"{owner}'s {rest} {be}", f"the {rest} of {owner} {be}"]
+    owner, mark, rest, be = match["owner"], match["mark"], match["rest"], match["be"]
+    return [f"{owner}{mark} {rest} {be}", f"the {rest} of {owner} {be}"]
 
 
 def _of(match: re.Match[str]) -> list[str]:
@@ -121,7 +121,7 @@ def _attribute(match: re.Match[str]) -> list[str]:
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), build)
     for pattern, build in (
-        (rf"(?:what|who|which(?: \w+)?|where) {_BE} (?P<owner>.+?)(?: ?['’]s?) (?P<rest>.+)", _possessive),
+        (rf"(?:what|who|which(?: \w+)?|where) {_BE} (?P<owner>.+?)(?P<mark> ?['’]s?) (?P<rest>.+)", _possessive),
         (rf"(?:what|who|which(?: \w+)?) {_BE} (?P<phrase>(?:the|a|an)? ?[^,]+? (?:of|for) .+)", _of),
         (rf"how many (?P<counted>[\w ]+?) {_DO} (?P<rest>.+)", _how_many),
         (rf"(?P<wh>where|when|what|who|whom)() {_DO} (?P<rest>.+)", _do_question),

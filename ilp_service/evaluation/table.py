@@ -89,7 +89,7 @@ def _view(prefix: str, scored: ScoredOptions | None, generated: Mapping[str, obj
     row: dict[str, object] = dict.fromkeys(
         (f"{prefix}{n}" for n in ("p_correct", "bon_correct", "margin", "logprob", "logprob_per_token")), None
     )
-    if scored is not None:
+    if scored is not None and not np.isnan(scored.logprobs[0]):
         row[f"{prefix}logprob"] = float(scored.logprobs[0])
         row[f"{prefix}logprob_per_token"] = float(scored.logprobs[0]) / scored.tokens
         if len(scored.p) > 1:
@@ -116,6 +116,7 @@ def evaluation_rows(
         key = sample.sample_id
         own, before = tuned[key], base.get(key)
         jsd = jsd_bits(own.p, before.p) if before is not None and len(own.p) > 1 else None
+        jsd = None if jsd is None or np.isnan(own.p).any() else jsd
         rows.append(
             {
                 "sample_id": key,

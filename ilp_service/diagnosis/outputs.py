@@ -1,0 +1,132 @@
+"""What a diagnosis leaves behind: files, metrics and tags of one MLflow run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ilp_service.attribution.meta import MetaClassifier
+from ilp_service.diagnosis.prepare import Prepared
+from ilp_service.diagnosis.request import DiagnosisRequest, config_text
+from ilp_service.evidence.collection import Evidence
+from ilp_service.plugin import Cause
+from ilp_service.report.html import ReportInput, render_report
+from ilp_service.study import Study
+from ilp_service.tables import atomic_path, write_table
+from ilp_service.tracking.run import Run
+from ilp_service.tracking.store import Tracking
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that a diagnosis found."""
+
+    summary: dict[str, Any]
+    evaluation: pa.Table
+    evidence: Evidence
+    attributions: pa.Table
+    study: Study
+    causes: Sequence[Cause]
+    meta: MetaClassifier
+
+
+def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, folder: Path) -> list[Path]:
+    """Write every artifact, each whole or not at all.
+
+    Raises:
+        StorageError: The disk is full or the folder may not be written.
+    """
+    tables = {
+        "evaluation": found.evaluation,
+        "evidence": found.evidence.table,
+        "attributions": found.attributions,
+        "options": found.study.options,
+        "quarantine": prepared.quarantine,
+    }
+    paths = []
+    for name, table in tables.items():
+        path = folder / f"{name}.parquet"
+        write_table(table, path)
+        paths.append(path)
+    report = ReportInput(
+        summary=found.summary,
+        evaluation=found.evaluation,
+        evidence=found.evidence,
+        attributions=found.attributions,
+        options=found.study.options,
+        samples=prepared.samples,
+        causes=found.causes,
+        trajectory=prepared.trajectory,
+        quarantine=prepared.quarantine,
+        settings=request.settings,
+    )
+    texts = {
+        "config.yaml": config_text(request, prepared.reference.resolved, prepared.digests),
+        "summary.json": json.dumps(found.summary, indent=2, ensure_ascii=False, default=str),
+        "report.html": render_report(report),
+    }
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        paths.append(folder / name)
+    return paths
+
+
+def publish(
+    request: DiagnosisRequest, prepared: Prepared, found: Findings, tracking: Tracking, run: Run
+) -> dict[str, str]:
+    """Log files, the classifier, metrics and tags; returns the artifacts' URIs by name."""
+    folder = request.settings.work_dir / prepared.work_key(request) / "output"
+    reference, summary = prepared.reference, found.summary
+    run.log_params(
+        {
+            "model_uri": request.model_uri,
+            "model": reference.resolved,
+            "alias": reference.alias or "",
+            "base": reference.base or "",
+            "data": request.data,
+            "seed": request.settings.seed,
+        }
+    )
+    run.log_inputs(
+        data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id
+    )
+    run.log_metrics(_metrics(summary), model_id=reference.model_id)
+    artifacts = {"classifier": found.meta.log(run)}
+    for path in write_files(request, prepared, found, folder):
+        artifacts[path.name.partition(".")[0]] = run.log_file(path)
+    tags = {
+        "ilp.status": "done",
+        "ilp.run_id": run.run_id,
+        "ilp.unlearned_rate": f"{summary['unlearned_rate']:.6f}",
+        "ilp.top_cause": top_cause(summary),
+    }
+    run.set_tags({**tags, "ilp.model": reference.resolved, "ilp.model_digest": reference.digest})
+    if reference.name and reference.version:
+        tracking.tag_version(reference.name, reference.version, tags)
+    return artifacts
+
+
+def top_cause(summary: Mapping[str, Any]) -> str:
+    """The cause of most unlearned samples; ``none`` when nothing was attributed, ties in plugin order."""
+    counts: Mapping[str, int] = summary["causes"]
+    best = max(counts, key=lambda name: counts[name], default=None)
+    return best if best is not None and counts[best] else "none"
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    counts = {f"ilp.cause.{name}.count": float(count) for name, count in summary["causes"].items()}
+    return {
+        "ilp.samples": float(summary["samples"]),
+        "ilp.unlearned": float(summary["unlearned"]),
+        "ilp.unlearned_rate": float(summary["unlearned_rate"]),
+        "ilp.unattributed": float(summary["unattributed"]),
+        "ilp.quarantined": float(summary["quarantined"]),
+        "ilp.seconds": float(summary["seconds"]),
+        **counts,
+    }

@@ -1,0 +1,130 @@
+"""Inputs of a diagnosis, read and checked before anything expensive starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from ilp_service import __version__
+from ilp_service.checkpoints.loading import Checkpoint
+from ilp_service.checkpoints.reference import ModelReference, resolve
+from ilp_service.diagnosis.request import DiagnosisRequest, check_digests
+from ilp_service.errors import AllRowsRefusedError, IlpError, IlpWarning
+from ilp_service.samples.reading import DataSet, read_samples
+from ilp_service.samples.rendering import Renderer, rendering_table
+from ilp_service.samples.sample import Sample
+from ilp_service.settings import DataSettings
+from ilp_service.tables import QUARANTINE
+from ilp_service.tracking.store import Tracking
+from ilp_service.training.trajectory import read_trajectory, trajectory_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that a diagnosis works on.
+
+    Attributes:
+        reference: Where the checkpoint and its base are.
+        data: The data set as read.
+        samples: The samples that can be scored, in file order.
+        quarantine: Refused rows, those included that no model can take.
+        renderer: Makes token ids.
+        rendering: What the tokenizer made of each sample (``study.Study.rendering`` without ``end_logprob``).
+        trajectory: The training record, or ``None``.
+        trajectory_source: Where it came from, or why there is none.
+        digests: Content digests of model, base and data.
+    """
+
+    reference: ModelReference
+    checkpoint: Checkpoint
+    data: DataSet
+    samples: tuple[Sample, ...]
+    quarantine: pa.Table
+    renderer: Renderer
+    rendering: pa.Table
+    trajectory: pa.Table | None
+    trajectory_source: str
+    digests: dict[str, str | None]
+
+    def work_key(self, request: DiagnosisRequest) -> str:
+        """Name of the folder for safe points: a digest of all that can change a number."""
+        settings = request.settings.model_dump(mode="json", exclude={"work_dir", "attribution"})
+        parts = [self.digests, self.renderer.describe(), settings, __version__, len(self.samples)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+def _trajectory(
+    request: DiagnosisRequest, reference: ModelReference, tracking: Tracking, known: frozenset[str]
+) -> tuple[Path | None, pa.Table | None, str]:
+    if request.trajectory:
+        path = tracking.local_file(request.trajectory, request.settings.work_dir / "downloads")
+        return path, read_trajectory(path, known), request.trajectory
+    tagged = reference.tags.get("ilp.trajectory")
+    if not tagged:
+        return None, None, "none was given, and the model version has no tag ilp.trajectory"
+    try:
+        path = tracking.local_file(tagged, request.settings.work_dir / "downloads")
+        return path, read_trajectory(path, known), tagged
+    except IlpError as error:
+        message = f"the one that the model version names does not fit: {error}"
+        warnings.warn(message, IlpWarning, stacklevel=2)
+        return None, None, message
+
+
+def _data_settings(settings: DataSettings, facts: dict[str, object]) -> DataSettings:
+    """The training length of the trajectory, where the settings do not say one."""
+    length = facts.get("max_length")
+    if settings.max_length is None and isinstance(length, int):
+        return settings.model_copy(update={"max_length": length})
+    return settings
+
+
+def _scorable(data: DataSet, renderer: Renderer, longest: int | None) -> tuple[tuple[Sample, ...], list[dict[str, object]]]:
+    """The samples that render and fit the model's positions; a refusal for each of the others."""
+    kept, refused = [], []
+    for sample in data.samples:
+        rendered = renderer.try_render(sample)
+        reason = rendered if isinstance(rendered, str) else None
+        if not isinstance(rendered, str):
+            length = len(rendered.prompt_ids) + len(rendered.response_ids)
+            if longest is not None and length > longest:
+                reason = f"{length} tokens are more than the model's {longest} positions"
+        if reason is None:
+            kept.append(sample)
+        else:
+            raw = sample.prompt[:200]
+            refused.append({"file": str(data.path), "line": sample.line, "reason": reason, "raw": raw})
+    return tuple(kept), refused
+
+
+def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
+    """Read the data, find and open the checkpoint, render every sample, read the trajectory.
+
+    Raises:
+        IlpError: Anything that a user can mend; see :mod:`ilp_service.errors`.
+    """
+    data = read_samples(request.data, request.settings.data, request.limit)
+    reference = resolve(request.model_uri, base=request.base, tracking=tracking, work_dir=request.settings.work_dir)
+    digests = {"model": reference.digest, "base": reference.base_digest, "data": data.digest}
+    check_digests(request.expected, digests)
+    path, trajectory, source = _trajectory(request, reference, tracking, data.all_ids)
+    settings = _data_settings(request.settings.data, trajectory_facts(path) if path else {})
+    checkpoint = Checkpoint.open(reference, request.settings.scoring)
+    renderer = Renderer(checkpoint.tokenizer, settings)
+    renderer.check_round_trip(data.samples)
+    samples, refused = _scorable(data, renderer, checkpoint.max_positions)
+    if not samples:
+        raise AllRowsRefusedError(
+            f"None of the {len(data.samples)} samples of {data.path} can be scored with this model; the first: "
+            f"line {refused[0]['line']}: {refused[0]['reason']}."
+        )
+    quarantine = pa.concat_tables([data.quarantine, pa.Table.from_pylist(refused, schema=QUARANTINE)])
+    table = rendering_table(samples, renderer)
+    return Prepared(
+        reference, checkpoint, data, samples, quarantine, renderer, table, trajectory, source, digests
+    )

@@ -1,0 +1,132 @@
+"""One diagnosis from request to MLflow run."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ilp_service.attribution.attribute import attribute
+from ilp_service.attribution.meta import builtin_meta
+from ilp_service.detection.criterion import views_disagreement
+from ilp_service.diagnosis.outputs import Findings, publish
+from ilp_service.diagnosis.prepare import Prepared, prepare
+from ilp_service.diagnosis.request import DiagnosisRequest
+from ilp_service.diagnosis.study import investigate
+from ilp_service.evidence.collection import Evidence, collect_evidence
+from ilp_service.plugin_loading import Plugins, load_plugins
+from ilp_service.scoring.chunks import ChunkStore
+from ilp_service.tracking.store import Tracking
+
+UNATTRIBUTED = "unattributed"
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosisResult:
+    """What ``ilp diagnose --json`` prints, and the tables behind it."""
+
+    summary: dict[str, Any]
+    evaluation: pa.Table
+    evidence: Evidence
+    attributions: pa.Table
+
+    def public(self) -> dict[str, Any]:
+        """The summary without its details: the object that programs read."""
+        return {key: value for key, value in self.summary.items() if key != "details"}
+
+
+def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress: bool = True) -> DiagnosisResult:
+    """Find the unlearned samples of a checkpoint and say why each was not learned.
+
+    Args:
+        request: What to diagnose.
+        say: Takes one line of progress for people.
+        progress: Show bars on stderr.
+
+    Raises:
+        IlpError: Anything that a user can mend; see :mod:`ilp_service.errors`.
+    """
+    started = time.monotonic()
+    plugins = load_plugins(request.plugin_dirs)
+    for origin, reason in plugins.failures.items():
+        say(f"plugin {origin} was left out: {reason}")
+    tracking = Tracking(experiment=request.experiment)
+    with tracking.run(f"diagnose {request.model_uri}", tags={"ilp.kind": "diagnosis"}) as run:
+        prepared = prepare(request, tracking)
+        _announce(prepared, say)
+        folder = request.settings.work_dir / prepared.work_key(request)
+        store = ChunkStore(folder, chunk_size=request.settings.scoring.chunk_samples, progress=progress)
+        investigated = investigate(prepared, request.settings, store, say)
+        evidence = collect_evidence(investigated.study, plugins.causes)
+        meta = builtin_meta()
+        attributions = attribute(evidence, plugins.causes, meta, request.settings.attribution)
+        summary = _summary(request, prepared, investigated.evaluation, evidence, attributions, plugins, run.run_id)
+        summary["seconds"] = round(time.monotonic() - started, 2)
+        findings = Findings(
+            summary, investigated.evaluation, evidence, attributions, investigated.study, plugins.causes, meta
+        )
+        summary["artifacts"] = publish(request, prepared, findings, tracking, run)
+    return DiagnosisResult(summary, investigated.evaluation, evidence, attributions)
+
+
+def _announce(prepared: Prepared, say: Callable[[str], None]) -> None:
+    reference, data = prepared.reference, prepared.data
+    say(f"model: {reference.resolved} ({reference.kind})" + (f", from {reference.uri}" if reference.alias else ""))
+    if reference.base:
+        say(f"base: {reference.base} (from {reference.base_from})")
+    else:
+        say("base: not known, so causes that need it cannot be measured; name it with --base or the tag ilp.base_model")
+    say(f"data: {data.path}, {data.format}, {data.rows} rows, {len(prepared.samples)} samples, "
+        f"{prepared.quarantine.num_rows} quarantined")  # fmt: skip
+    rendering = ", ".join(f"{key} {value!r}" for key, value in prepared.renderer.describe().items())
+    say(f"rendering: {rendering}")
+    say(f"trajectory: {prepared.trajectory_source}")
+
+
+def _summary(
+    request: DiagnosisRequest,
+    prepared: Prepared,
+    evaluation: pa.Table,
+    evidence: Evidence,
+    attributions: pa.Table,
+    plugins: Plugins,
+    run_id: str,
+) -> dict[str, Any]:
+    unlearned = sum(1 for value in evaluation.column("unlearned").to_pylist() if value)
+    counts = Counter(attributions.column("cause").to_pylist())
+    names = [cause.name for cause in plugins.causes]
+    failed = [name for name in names if evidence.status[name] == "failed"]
+    total = evaluation.num_rows
+    return {
+        "run_id": run_id,
+        "model": prepared.reference.resolved,
+        "base": prepared.reference.base,
+        "samples": total,
+        "unlearned": unlearned,
+        "unlearned_rate": unlearned / total,
+        "causes": {name: counts.get(name, 0) for name in names},
+        "unattributed": counts.get(UNATTRIBUTED, 0),
+        "not_measurable": [name for name in names if evidence.status[name] == "not_measurable"],
+        "quarantined": prepared.quarantine.num_rows,
+        "seconds": 0.0,
+        "artifacts": {},
+        "details": {
+            "model_uri": request.model_uri,
+            "alias": prepared.reference.alias,
+            "data": str(request.data),
+            "format": prepared.data.format,
+            "base_from": prepared.reference.base_from,
+            "trajectory": prepared.trajectory_source,
+            "attributed": attributions.num_rows,
+            "failed": {name: evidence.reasons[name] for name in failed},
+            "reasons": dict(evidence.reasons),
+            "plugin_failures": dict(plugins.failures),
+            "views": views_disagreement(evaluation, request.settings.detection.threshold),
+            "rendering": prepared.renderer.describe(),
+            "digests": prepared.digests,
+        },
+    }

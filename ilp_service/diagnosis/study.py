@@ -1,0 +1,73 @@
+"""From measurements to the frozen study that the cause plugins see."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ilp_service.detection.criterion import detect, most_severe
+from ilp_service.diagnosis.prepare import Prepared
+from ilp_service.evaluation.measurement import Evaluator, Slices
+from ilp_service.evaluation.probing import probe
+from ilp_service.samples.similarity import near_prompts
+from ilp_service.settings import Settings
+from ilp_service.study import Study
+
+
+@dataclass(frozen=True, slots=True)
+class Investigated:
+    """The study, and the evaluation of every sample that it rests on."""
+
+    study: Study
+    evaluation: pa.Table
+
+
+def _twins(neighbours: pa.Table) -> dict[str, list[str]]:
+    """Samples with nearly the same prompt and another answer, by sample id, nearest first."""
+    twins: dict[str, list[str]] = defaultdict(list)
+    columns = (neighbours.column(name).to_pylist() for name in ("sample_id", "neighbour_id", "same_answer"))
+    for left, right, same in zip(*columns, strict=True):
+        if not same:
+            twins[left].append(right)
+    return twins
+
+
+def _rendering(table: pa.Table, end_logprobs: dict[str, float]) -> pa.Table:
+    """The rendering with the end token's score, where the response ends with one."""
+    ends = zip(table.column("sample_id").to_pylist(), table.column("ends_with_eos").to_pylist(), strict=True)
+    values = [end_logprobs.get(key) if has_end else None for key, has_end in ends]
+    return table.append_column("end_logprob", pa.array(values, type=pa.float64()))
+
+
+def investigate(prepared: Prepared, settings: Settings, slices: Slices, say: Callable[[str], None]) -> Investigated:
+    """Measure, detect and probe."""
+    samples, checkpoint = prepared.samples, prepared.checkpoint
+    neighbours = near_prompts(samples, samples, threshold=settings.knowledge.similarity)
+    lengths = dict(
+        zip(*(prepared.rendering.column(name).to_pylist() for name in ("sample_id", "response_tokens")), strict=True)
+    )
+    evaluator = Evaluator(checkpoint, prepared.renderer, settings, slices, samples)
+    measured = evaluator.measure(_twins(neighbours), lengths)
+    evaluation = detect(measured.evaluation, settings.detection)
+    unlearned = most_severe(evaluation, settings.detection)
+    total = pc.sum(evaluation.column("unlearned")).as_py() or 0
+    say(f"{total} of {len(samples)} samples are unlearned; {len(unlearned)} go to attribution.")
+    probed = probe(evaluator, measured, unlearned)
+    evaluation = detect(probed.evaluation, settings.detection)
+    wanted = pa.array(unlearned, type=pa.string())
+    study = Study(
+        samples=samples,
+        unlearned=unlearned,
+        evaluation=evaluation,
+        options=probed.options,
+        neighbours=neighbours.filter(pc.is_in(neighbours.column("sample_id"), value_set=wanted)),
+        rendering=_rendering(prepared.rendering, dict(probed.end_logprobs)),
+        trajectory=prepared.trajectory,
+        has_base=checkpoint.has_base,
+        settings=settings.dotted(),
+    )
+    return Investigated(study, evaluation)
