@@ -71,7 +71,7 @@ def _one_line(cause: Cause, row: Mapping[str, Any], name: str) -> None:
     _demand(
         isinstance(sentence, str) and 0 < len(sentence.strip()) <= _LONGEST_SENTENCE and "\n" not in sentence,
         name,
-        f"{cause.name}.explain() returned {sentence!r:.120}, expected one line of up to {_LONGEST_SENTENCE} characters.",
+        f"{cause.name}.explain() returned {sentence!r:.99}; expected one line, at most {_LONGEST_SENTENCE} characters.",
     )
 
 

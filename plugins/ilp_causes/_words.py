@@ -51,7 +51,9 @@ class Words:
         alphabetical[sorted(range(len(words)), key=words.__getitem__)] = np.arange(len(words))
         codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         size = max(len(words), 1)
-        pairs = np.unique(parents * size + (alphabetical[codes] if len(words) else codes))
+        # Sorting and dropping repeats is several times faster here than numpy's hashing unique.
+        pairs = np.sort(parents * size + (alphabetical[codes] if len(words) else codes))
+        pairs = pairs[np.diff(pairs, prepend=-1) != 0]
         prompt, word = np.divmod(pairs, size)
         frequency = np.bincount(word, minlength=len(words)).astype(np.float64)
         return cls(sorted(words), prompt, word, frequency, len(study.samples))
@@ -59,9 +61,12 @@ class Words:
     def rarest(self) -> Indices:
         """Rarest word of each prompt, the alphabetically first of equals, -1 without words; shape ``(prompts,)``."""
         result = np.full(self.prompts, -1, dtype=np.int64)
-        order = np.lexsort((self.word, self.frequency[self.word], self.prompt))
-        prompts, first = np.unique(self.prompt[order], return_index=True)
-        result[prompts] = self.word[order][first]
+        if len(self.word):
+            by_rarity = np.argsort(self.frequency, kind="stable")
+            rank = np.empty_like(by_rarity)
+            rank[by_rarity] = np.arange(len(by_rarity))
+            starts = np.flatnonzero(np.diff(self.prompt, prepend=-1))
+            result[self.prompt[starts]] = by_rarity[np.minimum.reduceat(rank[self.word], starts)]
         return result
 
     def templates(self) -> Indices:

@@ -15,6 +15,7 @@ from ilp_causes._record import Record, at_unlearned
 from ilp_service.plugin import Array, Cause, Signal, Study
 
 _CLEAN = 0.01
+_FAULTS = ("truncated", "never_exposed", "untrained", "unknown_tokens", "broken_text", "lost_in_scoring", "extra_bos")
 _NATS = 1.0
 """A whole nat per token between training's loss and ours is no rounding: another template, or other weights."""
 
@@ -35,12 +36,22 @@ class TrainingPipeline(Cause):
         Signal("broken_text", "0-1", "+", "1 if decoding its tokens does not give its text back."),
         Signal("no_end", "0-1", "+", "1 if nothing in its rendering teaches it to stop."),
         Signal("end_probability", "0-1", "-", "Tuned model's probability of the end token after the response."),
-        Signal("end_deficit", "nats", "+", "How far that lies below the median sample, in log-probability."),
+        Signal(
+            "end_deficit",
+            "nats",
+            "+",
+            "How far its log-probability lies below the median of the samples where it was scored.",
+        ),
         Signal("loss_mismatch", "nats", "+", "Loss per token as scored now minus as recorded when training ended."),
         Signal(
             "lost_in_scoring", "0-1", "+", "1 if training recorded it as learned but scoring finds a far higher loss."
         ),
-        Signal("fault", "0-1", "+", "How much of the sample the gravest of these faults touches."),
+        Signal(
+            "fault",
+            "0-1",
+            "+",
+            "Share of the sample that its gravest fault touches, beyond what learned samples live with.",
+        ),
         Signal("response_tokens", "text", "0", "Number of its response tokens.", "text"),
         Signal("truncated_tokens", "text", "0", "Number of them beyond the training length.", "text"),
         Signal("loss_recorded", "text", "0", "Last recorded loss, nats per response token.", "text"),
@@ -49,21 +60,21 @@ class TrainingPipeline(Cause):
 
     def collect(self, study: Study) -> pa.Table:
         """One row an unlearned sample; what only a training record shows is null without one."""
+        ids = ids_of(study)
 
         def rendered(name: str) -> Array:
-            return column(study.rendering, name, study.unlearned)
+            return column(study.rendering, name, ids)
 
         tokens, cut = rendered("response_tokens"), rendered("truncated_tokens")
-        ends = column(study.rendering, "end_logprob", ids_of(study))
+        ends = rendered("end_logprob")
         typical_end = float(np.median(ends[~np.isnan(ends)])) if (~np.isnan(ends)).any() else np.nan
-        own_end = at_unlearned(study, ends)
         record = Record.of(study)
         last = record.ends
-        exposures = at_unlearned(study, record.spread(record.at(record.exposures, last)))
-        trained = at_unlearned(study, record.spread(record.at(record.trained_tokens, last)))
-        recorded = at_unlearned(study, record.spread(record.at(record.loss, last)))
-        was_learned = at_unlearned(study, record.spread(flag(record.last(record.learned_rows(study)) == last)))
-        scored = -column(study.evaluation, "logprob_per_token", study.unlearned)
+        exposures = record.spread(record.at(record.exposures, last))
+        trained = record.spread(record.at(record.trained_tokens, last))
+        recorded = record.spread(record.at(record.loss, last))
+        was_learned = record.spread(flag(record.last(record.learned_rows(study)) == last))
+        scored = -column(study.evaluation, "logprob_per_token", ids)
         mismatch = scored - recorded
         faults = {
             "truncated": ratio(cut, tokens).clip(0, 1),
@@ -72,22 +83,22 @@ class TrainingPipeline(Cause):
             "unknown_tokens": ratio(rendered("unknown_tokens"), tokens + rendered("prompt_tokens")).clip(0, 1),
             "broken_text": 1 - rendered("round_trips"),
             "lost_in_scoring": flag((was_learned == 1) & (mismatch > _NATS), mismatch),
+            "extra_bos": (rendered("bos_tokens") - 1).clip(0),
+            "no_end": 1 - rendered("ends_with_eos"),
         }
+        learned = column(study.evaluation, "unlearned", ids) == 0
+        everywhere = {
+            **faults,
+            "fault": most([_beyond_learned(faults[name], learned) for name in _FAULTS]),
+            "end_probability": np.exp(ends.clip(max=0)),
+            "end_deficit": typical_end - ends,
+            "loss_mismatch": mismatch,
+        }
+        quoted = {"response_tokens": tokens, "truncated_tokens": cut, "loss_recorded": recorded, "loss_scored": scored}
         return evidence_table(
             study,
-            {
-                **faults,
-                "fault": most(list(faults.values())),
-                "extra_bos": (rendered("bos_tokens") - 1).clip(0),
-                "no_end": 1 - rendered("ends_with_eos"),
-                "end_probability": np.exp(own_end.clip(max=0)),
-                "end_deficit": typical_end - own_end,
-                "loss_mismatch": mismatch,
-                "response_tokens": _counts(tokens, "{:.0f}"),
-                "truncated_tokens": _counts(cut, "{:.0f}"),
-                "loss_recorded": _counts(recorded, "{:.2f}"),
-                "loss_scored": _counts(scored, "{:.2f}"),
-            },
+            {name: at_unlearned(study, values) for name, values in everywhere.items()}
+            | {name: _written(at_unlearned(study, values), name) for name, values in quoted.items()},
         )
 
     def rule(self, signals: Mapping[str, Array]) -> Array:
@@ -95,10 +106,8 @@ class TrainingPipeline(Cause):
         return np.nan_to_num(signals["fault"]).clip(0, 1)
 
     def excluded(self, signals: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """Nothing that was measured was lost: not in rendering, not in exposure, not in scoring."""
-        clean: npt.NDArray[np.bool_] = (np.nan_to_num(signals["fault"]) < _CLEAN) & (
-            np.nan_to_num(signals["extra_bos"]) == 0
-        )
+        """Nothing that was measured was lost that learned samples kept: in rendering, in exposure, in scoring."""
+        clean: npt.NDArray[np.bool_] = np.nan_to_num(signals["fault"]) < _CLEAN
         return clean
 
     def explain(self, row: Mapping[str, Any]) -> str:
@@ -132,6 +141,13 @@ class TrainingPipeline(Cause):
         return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _counts(values: Array, form: str) -> list[str | None]:
+def _beyond_learned(fault: Array, learned: npt.NDArray[np.bool_]) -> Array:
+    """A fault less its mean among learned samples: what they live with does not explain why another was not learned."""
+    usual = fault[learned & ~np.isnan(fault)]
+    return (fault - (usual.mean() if usual.size else 0.0)).clip(0, 1)
+
+
+def _written(values: Array, name: str) -> list[str | None]:
     """Numbers that are quoted, never weighed."""
+    form = "{:.2f}" if name.startswith("loss_") else "{:.0f}"
     return [None if np.isnan(value) else form.format(value) for value in values]
