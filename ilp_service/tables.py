@@ -90,4 +90,4 @@ def write_table(table: pa.Table, path: Path) -> None:
         StorageError: The file could not be written.
     """
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
