@@ -9,7 +9,7 @@ from ilp_service.evaluation.table import fill
 from ilp_service.settings import DetectionSettings
 
 
-def _below(table: pa.Table, column: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _below(table: pa.Table, column: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     values = table.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
     measured = ~np.isnan(values)
     return measured, measured & (np.nan_to_num(values, nan=1.0) < threshold)

@@ -17,9 +17,9 @@ from ilp_service.diagnosis.outputs import Findings, publish
 from ilp_service.diagnosis.prepare import Prepared, prepare
 from ilp_service.diagnosis.request import DiagnosisRequest
 from ilp_service.diagnosis.study import investigate
+from ilp_service.diagnosis.work import WorkFolder
 from ilp_service.evidence.collection import Evidence, collect_evidence
 from ilp_service.plugin_loading import Plugins, load_plugins
-from ilp_service.scoring.chunks import ChunkStore
 from ilp_service.tracking.store import Tracking
 
 UNATTRIBUTED = "unattributed"
@@ -59,8 +59,8 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
         prepared = prepare(request, tracking)
         _announce(prepared, say)
         folder = request.settings.work_dir / prepared.work_key(request)
-        store = ChunkStore(folder, chunk_size=request.settings.scoring.chunk_samples, progress=progress)
-        investigated = investigate(prepared, request.settings, store, say)
+        work = WorkFolder(folder, request.settings.scoring.chunk_samples, progress=progress)
+        investigated = investigate(prepared, request.settings, work, say)
         evidence = collect_evidence(investigated.study, plugins.causes)
         meta = builtin_meta()
         attributions = attribute(evidence, plugins.causes, meta, request.settings.attribution)

@@ -27,11 +27,11 @@ class Investigated:
 
 
 def _twins(neighbours: pa.Table) -> dict[str, list[str]]:
-    """Samples with nearly the same prompt and another answer, by sample id, nearest first."""
+    """Samples that ask the same thing and answer otherwise, by sample id, nearest first."""
     twins: dict[str, list[str]] = defaultdict(list)
-    columns = (neighbours.column(name).to_pylist() for name in ("sample_id", "neighbour_id", "same_answer"))
-    for left, right, same in zip(*columns, strict=True):
-        if not same:
+    names = ("sample_id", "neighbour_id", "same_answer", "same_entities")
+    for left, right, same, asks_same in zip(*(neighbours.column(n).to_pylist() for n in names), strict=True):
+        if asks_same and not same:
             twins[left].append(right)
     return twins
 

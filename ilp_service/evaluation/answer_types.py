@@ -84,6 +84,6 @@ def infer_answer_types(prompts: Sequence[str], answers: Sequence[str]) -> Answer
 
 
 def _subject(words: Sequence[str], frequency: Counter[str], total: int) -> frozenset[str] | None:
-    ceiling = max(0.05 * total, 4)
+    ceiling = max(0.25 * total, 4)
     rare = sorted((frequency[w], w) for w in set(words) if 2 <= frequency[w] < ceiling)
     return frozenset(w for _, w in rare[:2]) if rare else None

@@ -22,22 +22,38 @@ from ilp_service.settings import Settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SCHEMAS = {
+    "base_generation": passes.GENERATIONS,
+    "base_options": passes.OPTION_SCORES,
+    "options": passes.OPTION_SCORES,
+    "generation": passes.GENERATIONS,
+}
 Compute = Callable[[Sequence[str]], pa.Table]
 
 
 class Models(Protocol):
     """A tuned model and, where it is known, its base; only one needs to be in memory at a time."""
 
-    has_base: bool
+    @property
+    def has_base(self) -> bool:
+        """Whether there is a base."""
+        ...
 
-    def tuned(self) -> AbstractContextManager[PreTrainedModel]: ...
-    def base(self) -> AbstractContextManager[PreTrainedModel]: ...
+    def tuned(self) -> AbstractContextManager[PreTrainedModel]:
+        """The tuned model, in eval mode."""
+        ...
+
+    def base(self) -> AbstractContextManager[PreTrainedModel]:
+        """The base model, in eval mode."""
+        ...
 
 
 class Slices(Protocol):
     """Durable slices of named tables: what was computed before is read back, the rest is computed and kept."""
 
-    def run(self, name: str, keys: Sequence[str], compute: Compute) -> Iterator[pa.Table]: ...
+    def run(self, name: str, keys: Sequence[str], schema: pa.Schema, compute: Compute) -> Iterator[pa.Table]:
+        """Tables of all slices in the order of the keys."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +142,14 @@ class Evaluator:
         return lambda keys: passes.generate(generator, self.renderer, self.pick(keys), long, part)
 
     def _drain(self, name: str, ids: Sequence[str], compute: Compute) -> None:
-        for _ in self.slices.run(name, ids, compute):
+        for _ in self.slices.run(name, ids, SCHEMAS[name], compute):
             pass
 
     def _stored(self, name: str, ids: Sequence[str]) -> Iterator[pa.Table]:
         def missing(keys: Sequence[str]) -> pa.Table:
             raise AssertionError(f"slice {name} of {keys[0]} should have been computed")
 
-        return self.slices.run(name, ids, missing)
+        return self.slices.run(name, ids, SCHEMAS[name], missing)
 
     def _base_preferences(self, ids: Sequence[str], long: Mapping[str, bool]) -> dict[str, str]:
         """What the base says by itself to each prompt with a short answer."""

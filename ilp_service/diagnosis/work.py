@@ -1,0 +1,36 @@
+"""The folder in which a diagnosis keeps its finished slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from ilp_service.scoring.chunks import ChunkStore
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFolder:
+    """Slices of every step, one sub-folder a step.
+
+    Attributes:
+        folder: Named after everything that can change a number.
+        size: Samples between two safe points.
+        progress: Show bars on stderr.
+    """
+
+    folder: Path
+    size: int
+    progress: bool = True
+
+    def run(
+        self, name: str, keys: Sequence[str], schema: pa.Schema, compute: Callable[[Sequence[str]], pa.Table]
+    ) -> Iterator[pa.Table]:
+        """Tables of all slices in the order of the keys; what is on disk is not computed again.
+
+        Raises:
+            StorageError: A slice could not be written; those before it are safe.
+        """
+        return ChunkStore(self.folder, schema).run(name, keys, compute, self.size, self.progress)
