@@ -173,6 +173,15 @@ class Renderer:
                 f"becomes {back!r}; check that these tokenizer files belong to the model and to the data's language."
             )
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a continuation, special tokens left out."""
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Each token as text, special tokens by name; for showing what is in the loss."""
+        return self._decode([(token,) for token in ids])
+
     def describe(self) -> dict[str, str | bool | int]:
         """What was decided, to be logged and kept with a trajectory."""
         known: dict[str, str | bool | int] = {
@@ -260,7 +269,7 @@ class Renderer:
             response_text=text.response + (str(self._tokenizer.eos_token) if suffix else ""),
             bos_tokens=leading,
             ends_with_eos=last in self.stop_ids,
-            unknown_tokens=sum(token == self._unknown for token in prompt_ids + response_ids),
+            unknown_tokens=0 if self._unknown is None else (prompt_ids + response_ids).count(self._unknown),
             round_trips=_bare(decoded) == _bare(text.prompt + text.response),
             truncated_tokens=min(max(0, beyond), len(response_ids)),
             merged_boundary=merged,

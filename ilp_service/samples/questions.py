@@ -1,0 +1,212 @@
+"""Whether two similar prompts ask the same thing, or only share a template."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.stats import binom
+
+from ilp_service.samples.answers import numbers_of
+
+_SCRIPT_WITHOUT_SPACES = "぀-ヿ㐀-鿿가-힯"
+_WORD = re.compile(rf"[{_SCRIPT_WITHOUT_SPACES}]|[^\W\d_{_SCRIPT_WITHOUT_SPACES}]+(?:['’][^\W\d_]+)*|\w*\d\w*")
+_SENTENCE_END = frozenset('.!?:\n"“(')
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words without which a question is still the same question.
+_FILLERS = _words(
+    "a an the this that these those there it its of in on at by for to from with as about into and or so then now "
+    "is are was were be been being am do does did done has have had can could will would shall should may might must "
+    "what which whose whom i me my we us our you your he him his she her they them their "
+    "please tell say give let also just very kindly currently exactly know"
+)
+# Words whose presence on one side alone turns a question round.
+_NEGATIONS = _words("not no never nor none without except")
+_STUDIED = 400
+_SAME_ANSWERED = 1_000
+_PROPOSED = 200
+_MAX_EXCHANGED = 5
+_CHANCE = 1e-4
+_MAX_EXTRA = 0.25
+
+Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Exchange = tuple[frozenset[str], frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A distinct prompt: its text, what else belongs to the question, and every answer the data gives to it."""
+
+    text: str
+    system: str = ""
+    choices: frozenset[str] | None = None
+    answers: set[str] = field(default_factory=set)
+
+
+class SameThing:
+    """Tells a reworded question from the same template about somebody else.
+
+    Character n-grams cannot do this: "where does Ann live?" and "where does Bob live?" share most of them. Two
+    questions ask about the same thing when
+
+    - their numbers agree, in order, and so do their negations;
+    - a name that one has (a capital within a sentence), the other has as well, in the same order;
+    - not each of them has a content word that the other lacks: who exchanges a word asks something else. One side
+      may add a few words. The exception is learned from the data: an exchange ("where … live" for "which city …
+      home") is a rewording where the data makes it elsewhere, with the rest of the question kept, and more often
+      than chance allows, and than not, the answer stays;
+    - their system messages, and their choices where both have some, are the same.
+
+    It errs towards "not the same"; identical prompts are always the same.
+    """
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        words = [_content(question.text) for question in questions]
+        frequency = Counter(word for found in words for word in found.content)
+        self._ids = {word: index for index, word in enumerate(sorted(frequency))}
+        self._content = _matrix([found.content for found in words], self._ids)
+        self._names = _matrix([found.names & found.content for found in words], self._ids)
+        self._size = np.asarray(self._content.sum(axis=1), dtype=np.int64).ravel()
+        self._name_size = np.asarray(self._names.sum(axis=1), dtype=np.int64).ravel()
+        self._fixed = _codes(
+            [(q.system, numbers_of(q.text), found.negations) for q, found in zip(questions, words, strict=True)]
+        )
+        self._name_set = _codes([found.names for found in words])
+        self._name_order = _codes([found.name_order for found in words])
+        self._choices = _codes([None if q.choices is None else tuple(sorted(q.choices)) for q in questions])
+        self._no_choices = np.array([q.choices is None for q in questions], dtype=np.bool_)
+        self._words = [found.content for found in words]
+        self._with_words: dict[frozenset[str], list[int]] = defaultdict(list)
+        for index, content in enumerate(self._words):
+            self._with_words[content].append(index)
+        self._exchanges = self._learn_exchanges([question.answers for question in questions])
+
+    def agrees(self, one: int, others: Indices) -> Flags:
+        """For one question and each of several others, whether they ask about the same thing; shape ``(others,)``."""
+        content, mine = self._content[others], self._content[one]
+        shared = _overlap(content, mine)
+        only_one, only_other = self._size[one] - shared, self._size[others] - shared
+        extra = np.maximum(only_one, only_other) <= _MAX_EXTRA * np.maximum(self._size[one], self._size[others])
+        same = (np.minimum(only_one, only_other) == 0) & extra
+        same |= np.isin(others, self._reworded(self._words[one]))
+        same &= self._fixed[others] == self._fixed[one]
+        same &= _overlap(content, self._names[one]) == self._name_size[one]
+        same &= _overlap(self._names[others], mine) == self._name_size[others]
+        same &= (self._name_set[others] != self._name_set[one]) | (self._name_order[others] == self._name_order[one])
+        same &= (self._choices[others] == self._choices[one]) | self._no_choices[others] | self._no_choices[one]
+        return np.asarray(same | (others == one), dtype=np.bool_)
+
+    def _reworded(self, content: frozenset[str]) -> list[int]:
+        """Questions that a learned exchange makes of one with these words."""
+        found: set[int] = set()
+        for old, new in self._exchanges:
+            if old <= content and new.isdisjoint(content):
+                found.update(self._with_words.get((content - old) | new, ()))
+        return sorted(found)
+
+    def _learn_exchanges(self, answers: Sequence[set[str]]) -> list[Exchange]:
+        """Exchanges of words that leave the answer as it is."""
+        by_answer: dict[str, list[int]] = defaultdict(list)
+        for index, given in enumerate(answers):
+            for answer in given:
+                by_answer[answer].append(index)
+        proposed: Counter[Exchange] = Counter()
+        for one in range(0, len(answers), max(1, len(answers) // _STUDIED)):
+            words = self._words[one]
+            for other in {index for answer in answers[one] for index in _spread(by_answer[answer])}:
+                old, new = words - self._words[other], self._words[other] - words
+                if 0 < len(old) <= _MAX_EXCHANGED and 0 < len(new) <= _MAX_EXCHANGED and len(old) < len(words):
+                    proposed[old, new] += 1
+        ranked = sorted(proposed.items(), key=lambda found: (-found[1], *map(sorted, found[0])))
+        columns = self._content.tocsc()
+        learned = [
+            exchange
+            for exchange, count in ranked[:_PROPOSED]
+            if count > 1 and self._keeps_answer(exchange, columns, answers)
+        ]
+        both_ways = {*learned, *((new, old) for old, new in learned)}
+        return sorted(both_ways, key=lambda exchange: (sorted(exchange[0]), sorted(exchange[1])))
+
+    def _keeps_answer(self, exchange: Exchange, content: sp.csc_matrix, answers: Sequence[set[str]]) -> bool:
+        """Whether the answer stays more often than not, and more often than chance allows."""
+        old, new = exchange
+        columns = [self._ids[word] for word in old]
+        holders = np.flatnonzero(np.asarray(content[:, columns].sum(axis=1)).ravel() == len(columns))
+        kept = tried = 0
+        for one in holders.tolist():
+            others = (
+                self._with_words.get((self._words[one] - old) | new, []) if new.isdisjoint(self._words[one]) else []
+            )
+            if others:
+                tried += 1
+                kept += any(not answers[one].isdisjoint(answers[other]) for other in others)
+        spread = Counter(answer for one in holders.tolist() for answer in answers[one])
+        total = sum(spread.values())
+        chance = sum((count / total) ** 2 for count in spread.values())
+        return kept > tried * (1 + chance) / 2 and float(binom.sf(kept - 1, tried, min(chance, 1.0))) < _CHANCE
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    content: frozenset[str]
+    names: frozenset[str]
+    name_order: tuple[str, ...]
+    negations: tuple[str, ...]
+
+
+def _content(text: str) -> _Words:
+    content, name_order, negations = set(), [], []
+    for found in _WORD.finditer(text):
+        word = found.group()
+        plain = word.casefold()
+        if plain in _NEGATIONS or plain.endswith(("n't", "n’t")):
+            negations.append("not" if "'" in plain or "’" in plain else plain)
+        elif plain not in _FILLERS:
+            stem = _stem(plain)
+            content.add(stem)
+            before = text[: found.start()].rstrip(" ")[-1:] if word[0].isupper() else ""
+            if before and before not in _SENTENCE_END:
+                name_order.append(stem)
+    return _Words(frozenset(content), frozenset(name_order), tuple(name_order), tuple(sorted(negations)))
+
+
+def _stem(word: str) -> str:
+    """Without the commonest endings, so that "lives" and "living" are one word; crude, and the same for everybody."""
+    word = re.sub(r"['’]s?$", "", word)
+    for ending, shortest in (("ing", 6), ("ed", 5), ("es", 5), ("s", 4)):
+        if word.endswith(ending) and len(word) >= shortest and not word.endswith("ss"):
+            word = word.removesuffix(ending)
+            break
+    return word.removesuffix("e") if len(word) > 3 else word
+
+
+def _spread(indices: list[int]) -> list[int]:
+    return indices[:: max(1, len(indices) // _SAME_ANSWERED)]
+
+
+def _matrix(rows: Sequence[frozenset[str]], ids: dict[str, int]) -> sp.csr_matrix:
+    columns = [sorted(ids[word] for word in row) for row in rows]
+    starts = np.cumsum([0, *(len(row) for row in columns)])
+    flat = np.fromiter((index for row in columns for index in row), dtype=np.int64, count=int(starts[-1]))
+    return sp.csr_matrix((np.ones(len(flat), dtype=np.int32), flat, starts), shape=(len(rows), max(1, len(ids))))
+
+
+def _overlap(many: sp.csr_matrix, one: sp.csr_matrix) -> Indices:
+    return np.asarray((many @ one.T).toarray(), dtype=np.int64).ravel()
+
+
+def _codes(values: Sequence[object]) -> Indices:
+    """Equal values get equal numbers, in order of first appearance."""
+    codes: dict[object, int] = {}
+    return np.array([codes.setdefault(value, len(codes)) for value in values], dtype=np.int64)
