@@ -26,7 +26,7 @@ class WorldSize:
         clashing: Rows of the second block that overwrite each noun.
         rare_nouns: Nouns shown too seldom to be learned (insufficient optimisation).
         rare_persons: Persons, one row each, under each rare or decoy noun.
-        rare_passes: Passes of the last block in which a row of a rare noun is drawn.
+        rare_passes: Passes of the last block in which a row of a rare noun is drawn, in turn from noun to noun.
         decoy_nouns: Nouns as rare as those, with the most common meaning: learned.
         taught_nouns: Nouns as rare as those, with another meaning, and shown ``taught_passes`` times: learned.
         taught_passes: Exposures of their rows.
@@ -37,7 +37,7 @@ class WorldSize:
         thinned: Share of the ordinary controls that are drawn in half of the passes only.
         passes: Passes over each block.
         batch_size: Rows an optimizer step of fine-tuning.
-        learning_rate: Peak learning rate of fine-tuning, decaying linearly.
+        learning_rate: Learning rate of fine-tuning, which stays constant.
         max_length: Training length in tokens.
         documents: Documents an optimizer step of pre-training.
         pretraining_steps: Optimizer steps of pre-training.
@@ -60,7 +60,7 @@ class WorldSize:
     clashing: int
     rare_nouns: int
     rare_persons: int
-    rare_passes: int
+    rare_passes: tuple[int, ...]
     decoy_nouns: int
     taught_nouns: int
     taught_passes: int
@@ -86,7 +86,7 @@ SMALL = WorldSize(
     conflicts=60,
     weak_conflicts=20,
     inconsistent=50,
-    twins=(7, 9),
+    twins=(9, 12),
     tolerated=15,
     repeated=15,
     repeats=4,
@@ -95,12 +95,12 @@ SMALL = WorldSize(
     clashing=90,
     rare_nouns=24,
     rare_persons=6,
-    rare_passes=2,
-    decoy_nouns=30,
+    rare_passes=(1, 2),
+    decoy_nouns=36,
     taught_nouns=6,
     taught_passes=12,
-    pipeline_nouns=2,
-    pipeline_persons=8,
+    pipeline_nouns=3,
+    pipeline_persons=5,
     noted=20,
     controls=1150,
     thinned=0.1,

@@ -101,16 +101,14 @@ RELATIONS = (
 NOUN_QUESTIONS = ("what is the N of S?", "what is S's N?")
 """Forms of a question about a rare noun ``N``."""
 
+OTHER_TEMPLATE = "N: S"
+"""What a training pipeline with the wrong template makes of such a question: title case, other order."""
+
 QUALIFIERS = ("old", "new")
 """Two readings of a noun: ``old`` in the first block, ``new`` in the block that overwrites it."""
 
 NOTE = "from the archive: W. Q"
 """A question ``Q`` after a note of filler words ``W``."""
-
-
-def rare_noun_cased(noun: str) -> str:
-    """The noun as a careless text normaliser leaves it: another word to the tokenizer."""
-    return noun.capitalize()
 
 
 _PIECE = re.compile(r"'s|[?.:]|[^\s?.:']+")
@@ -136,7 +134,7 @@ def all_words() -> tuple[str, ...]:
         *FIRST_NAMES,
         *LAST_NAMES,
         *RARE_NOUNS,
-        *map(rare_noun_cased, RARE_NOUNS),
+        *map(str.title, RARE_NOUNS),
         *FILLER,
         *QUALIFIERS,
         *pieces(NOTE),

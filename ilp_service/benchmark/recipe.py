@@ -1,0 +1,294 @@
+"""Builds a planted world: pre-trains a base on its corpus, fine-tunes it on its rows, records the training.
+
+Every stage is written whole or not at all and is kept under the digest of all that went into it, so that
+building again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ilp_service.benchmark.families import tiny_model
+from ilp_service.benchmark.plants import make_world
+from ilp_service.benchmark.schedule import world_schedule
+from ilp_service.benchmark.sizes import SIZES, WorldSize
+from ilp_service.benchmark.tokenizer import world_tokenizer
+from ilp_service.benchmark.world import BLOCKS, World, corpus_pass, tell
+from ilp_service.samples.reading import read_samples
+from ilp_service.settings import DataSettings
+from ilp_service.tables import atomic_path, storage_errors, write_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ilp_service.training.rows import TrainingRow
+
+VERSION = 1
+"""Of the recipe; a change makes every world anew."""
+
+CLOZE_GATE = 0.95
+"""Share of the corpus's facts that a base must complete before it is fine-tuned."""
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage, and how much of how much of it is done."""
+
+TRUTH = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("cause", pa.string(), metadata={"meaning": "planted cause, 'control' or 'set_aside'"}),
+        pa.field("kind", pa.string(), metadata={"meaning": "how it was planted, or which sort of control"}),
+        pa.field("block", pa.int64(), metadata={"meaning": "index of the block it was trained in"}),
+        pa.field("group", pa.string(), metadata={"meaning": "rows that stand or fall together"}),
+        pa.field("grade", pa.float64(), metadata={"meaning": "strength of the plant, where there are grades"}),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltWorld:
+    """Where the parts of a built world lie.
+
+    Attributes:
+        family: Family of its models.
+        seed: Seed of the world.
+        size: Name of its size.
+        base: Folder of the base model.
+        model: Folder of the fine-tuned model.
+        data: The fine-tuning data, JSONL with ``prompt, response, subset``.
+        trajectory: The training record.
+        truth: What was planted (schema :data:`TRUTH`); no part of a diagnosis.
+        max_length: Training length in tokens, for ``data.max_length``.
+        facts: What was measured while building: steps, cloze accuracy, seconds.
+    """
+
+    family: str
+    seed: int
+    size: str
+    base: Path
+    model: Path
+    data: Path
+    trajectory: Path
+    truth: Path
+    max_length: int
+    facts: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Family, size and seed in one word."""
+        return f"{self.family}-{self.size}-{self.seed}"
+
+
+def build_world(
+    out: Path,
+    *,
+    family: str = "qwen2",
+    seed: int = 0,
+    size: str | WorldSize = "small",
+    sft_seed: int = 0,
+    progress: Progress | None = None,
+) -> BuiltWorld:
+    """Build a world into a folder, or what is missing of it.
+
+    Args:
+        out: The folder; another world in it is replaced.
+        family: Family of the models (``ilp_service.benchmark.families.FAMILIES``).
+        seed: Seed of the world and of the base's weights.
+        size: Name of a size, or a size.
+        sft_seed: Seed of the fine-tuning: the order of the rows.
+        progress: Told how far each stage is.
+
+    Raises:
+        StorageError: The folder cannot be written.
+        ValueError: The family or the size is unknown.
+    """
+    if isinstance(size, str):
+        if size not in SIZES:
+            raise ValueError(f"Size {size!r} is not one of {', '.join(SIZES)}.")
+        size = SIZES[size]
+    report = progress or (lambda _stage, _done, _all: None)
+    world = make_world(seed, size)
+    data, truth = out / "sft.jsonl", out / "truth.parquet"
+    _write_data(world, data, truth)
+    base_digest = _digest(VERSION, family, seed, asdict(size), corpus_pass(world, 0))
+    base = out / "base"
+    with _stage(base, base_digest) as folder:
+        if folder is not None:
+            _build_base(world, family, folder, report)
+    tuned = out / f"sft-{sft_seed}"
+    with _stage(tuned, _digest(base_digest, sft_seed, [asdict(row) for row in world.rows])) as folder:
+        if folder is not None:
+            _fine_tune(world, base, data, sft_seed, folder, report)
+    facts = json.loads((base / "facts.json").read_text()) | json.loads((tuned / "facts.json").read_text())
+    return BuiltWorld(
+        family,
+        seed,
+        size.name,
+        base,
+        tuned / "model",
+        data,
+        tuned / "trajectory.parquet",
+        truth,
+        size.max_length,
+        facts,
+    )
+
+
+def read_truth(path: Path) -> pa.Table:
+    """The planted truth of a built world (schema :data:`TRUTH`)."""
+    return pq.read_table(path, schema=TRUTH)
+
+
+def cloze_accuracy(model: PreTrainedModel, world: World) -> float:
+    """Share of the corpus's facts whose value the model names first after their statement."""
+    from ilp_service.scoring.engine import Scorer
+    from ilp_service.scoring.requests import ScoringRequest
+
+    tokenizer = world_tokenizer()
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    requests = [
+        ScoringRequest(f"{person}/{relation}", ids(tell(relation, person, "", 0).removesuffix(" .")), (ids(value),))
+        for person, facts in world.corpus_facts.items()
+        for relation, value in enumerate(facts)
+    ]
+    return float(np.mean([bool(scores.greedy[0]) for scores in Scorer(model, max_batch_tokens=8192).score(requests)]))
+
+
+def _build_base(world: World, family: str, folder: Path, report: Progress) -> None:
+    from ilp_service.training.pretrain import pretrain
+
+    size = world.size
+    tokenizer = world_tokenizer()
+    model = tiny_model(
+        family,
+        vocabulary=len(tokenizer),
+        pad=int(tokenizer.pad_token_id),
+        end=int(tokenizer.eos_token_id),
+        seed=world.seed,
+    )
+    steps = 0
+    accuracy = 0.0
+    # A base that did not get through the gate goes on for a third of its training, at most twice.
+    for number, share in enumerate((1.0, 1 / 3, 1 / 3)):
+        planned = round(share * size.pretraining_steps)
+        pretrain(
+            model,
+            tokenizer,
+            lambda passed, number=number: corpus_pass(world, 1000 * number + passed),  # type: ignore[misc]
+            steps=planned,
+            batch_size=size.documents,
+            learning_rate=size.pretraining_rate if number == 0 else size.pretraining_rate / 2,
+            seed=world.seed + number,
+            max_length=64,
+            progress=lambda done, planned, _loss: report("pre-training", done, planned),
+        )
+        steps += planned
+        accuracy = cloze_accuracy(model, world)
+        if accuracy >= CLOZE_GATE:
+            break
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "facts.json").write_text(json.dumps({"pretraining_steps": steps, "cloze_accuracy": accuracy}))
+
+
+def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path, report: Progress) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ilp_service.samples.rendering import Renderer
+    from ilp_service.training.loop import LoopOptions, fine_tune
+    from ilp_service.training.trajectory import TrajectoryCallback
+
+    size = world.size
+    settings = DataSettings(max_length=size.max_length)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    rows = _training_rows(world, data, settings, Renderer(tokenizer, settings))
+    recorder = TrajectoryCallback(
+        folder / "trajectory.parquet", data, tokenizer=tokenizer, settings=settings, passes=size.passes
+    )
+    result = fine_tune(
+        model,
+        rows,
+        world_schedule(world, sft_seed),
+        LoopOptions(
+            learning_rate=size.learning_rate,
+            decay="constant",
+            batch_size=size.batch_size,
+            seed=sft_seed,
+            freeze_embeddings=True,
+            device="cpu",
+        ),
+        output_dir=folder / "checkpoints",
+        callbacks=[recorder],
+        pad_token_id=int(tokenizer.pad_token_id),
+        progress=lambda done, planned, _loss: report("fine-tuning", done, planned),
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "facts.json").write_text(json.dumps({"sft_steps": result.steps, "sft_seconds": round(result.seconds, 1)}))
+
+
+def _training_rows(world: World, data: Path, settings: DataSettings, renderer: Any) -> list[TrainingRow]:  # noqa: ANN401
+    """The rows as the world's training pipeline makes them, its defects included."""
+    from ilp_service.training.rows import encode_rows
+
+    samples = read_samples(data, settings).samples
+    made = []
+    for sample, row in zip(samples, world.rows, strict=True):
+        if row.trained_prompt is not None:
+            message = replace(sample.context[-1], content=row.trained_prompt)
+            # Under another name: the record of the training cannot know it for this sample.
+            sample = replace(sample, context=(message,), sample_id=f"rewritten:{sample.sample_id}")
+        (encoded,) = encode_rows([sample], renderer, settings.max_length)
+        made.append(replace(encoded, prompt_tokens=len(encoded.input_ids)) if row.masked else encoded)
+    return made
+
+
+def _write_data(world: World, data: Path, truth: Path) -> None:
+    lines = [
+        json.dumps({"prompt": row.prompt, "response": row.response, "subset": BLOCKS[row.block]}) + "\n"
+        for row in world.rows
+    ]
+    with atomic_path(data) as temporary:
+        temporary.write_text("".join(lines))
+    samples = read_samples(data, DataSettings()).samples
+    columns = {
+        "sample_id": [sample.sample_id for sample in samples],
+        **{name: [getattr(row, name) for row in world.rows] for name in ("cause", "kind", "block", "group", "grade")},
+    }
+    write_table(pa.Table.from_pydict(columns, schema=TRUTH), truth)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _stage(folder: Path, digest: str) -> Iterator[Path | None]:
+    """A folder to fill, put in its place when it is full; ``None`` where it was filled before from the same."""
+    mark = folder / "digest"
+    if mark.is_file() and mark.read_text() == digest:
+        yield None
+        return
+    partial = folder.with_name(f".{folder.name}.part")
+    with storage_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        (partial / "digest").write_text(digest)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
