@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -187,7 +187,10 @@ def list_plugins(plugin_dirs: tuple[Path, ...], as_json: bool) -> None:
         say(f"not loaded: {origin}: {reason}")
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_rest: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    del filename, lineno, file, line
     if issubclass(category, IlpWarning):
         say(f"note: {message}")
 

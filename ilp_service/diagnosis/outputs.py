@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ilp_service.attribution.estimator import TRUSTED_TYPES
 from ilp_service.attribution.meta import MetaClassifier
 from ilp_service.diagnosis.prepare import Prepared
 from ilp_service.diagnosis.request import DiagnosisRequest, config_text
@@ -97,7 +98,9 @@ def publish(
         data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id
     )
     run.log_metrics(_metrics(summary), model_id=reference.model_id)
-    artifacts = {"classifier": found.meta.log(run)}
+    meta = found.meta
+    middle = pa.table({name: [(low + high) / 2] for name, low, high in zip(meta.features, meta.low, meta.high, strict=True)})
+    artifacts = {"classifier": run.log_sklearn(meta.estimator, "meta-classifier", meta.frame(middle), TRUSTED_TYPES)}
     for path in write_files(request, prepared, found, folder):
         artifacts[path.name.partition(".")[0]] = run.log_file(path)
     tags = {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ilp_service import __version__
+from ilp_service.checkpoints.files import check_config
 from ilp_service.checkpoints.loading import Checkpoint
 from ilp_service.checkpoints.reference import ModelReference, resolve
 from ilp_service.diagnosis.request import DiagnosisRequest, check_digests
@@ -20,8 +21,10 @@ from ilp_service.samples.rendering import Renderer, rendering_table
 from ilp_service.samples.sample import Sample
 from ilp_service.settings import DataSettings
 from ilp_service.tables import QUARANTINE
+from ilp_service.tracking.artifacts import local_file
+from ilp_service.tracking.registry import is_tracked
 from ilp_service.tracking.store import Tracking
-from ilp_service.training.trajectory import read_trajectory, trajectory_facts
+from ilp_service.training.trajectory_file import read_trajectory, trajectory_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,14 @@ def _trajectory(
     request: DiagnosisRequest, reference: ModelReference, tracking: Tracking, known: frozenset[str]
 ) -> tuple[Path | None, pa.Table | None, str]:
     if request.trajectory:
-        path = tracking.local_file(request.trajectory, request.settings.work_dir / "downloads")
+        path = local_file(tracking, request.trajectory, request.settings.work_dir / "downloads")
         return path, read_trajectory(path, known), request.trajectory
-    tagged = reference.tags.get("ilp.trajectory")
+    tags = tracking.find(reference.resolved).tags if is_tracked(reference.resolved) else {}
+    tagged = tags.get("ilp.trajectory")
     if not tagged:
         return None, None, "none was given, and the model version has no tag ilp.trajectory"
     try:
-        path = tracking.local_file(tagged, request.settings.work_dir / "downloads")
+        path = local_file(tracking, tagged, request.settings.work_dir / "downloads")
         return path, read_trajectory(path, known), tagged
     except IlpError as error:
         message = f"the one that the model version names does not fit: {error}"
@@ -84,11 +88,18 @@ def _data_settings(settings: DataSettings, facts: dict[str, object]) -> DataSett
     return settings
 
 
+def _positions(reference: ModelReference) -> int | None:
+    """Longest sequence that the model was made for, in tokens; ``None`` where its config does not say."""
+    folder = reference.base_dir if reference.kind == "adapter" else reference.model_dir
+    config = check_config(folder) if folder is not None else {}
+    found = (config.get("text_config") or config).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
+
+
 def _scorable(data: DataSet, renderer: Renderer, longest: int | None) -> tuple[tuple[Sample, ...], list[dict[str, object]]]:
     """The samples that render and fit the model's positions; a refusal for each of the others."""
     kept, refused = [], []
-    for sample in data.samples:
-        rendered = renderer.try_render(sample)
+    for sample, rendered in zip(data.samples, renderer.render_many(data.samples), strict=True):
         reason = rendered if isinstance(rendered, str) else None
         if not isinstance(rendered, str):
             length = len(rendered.prompt_ids) + len(rendered.response_ids)
@@ -117,7 +128,7 @@ def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
     checkpoint = Checkpoint.open(reference, request.settings.scoring)
     renderer = Renderer(checkpoint.tokenizer, settings)
     renderer.check_round_trip(data.samples)
-    samples, refused = _scorable(data, renderer, checkpoint.max_positions)
+    samples, refused = _scorable(data, renderer, _positions(reference))
     if not samples:
         raise AllRowsRefusedError(
             f"None of the {len(data.samples)} samples of {data.path} can be scored with this model; the first: "
