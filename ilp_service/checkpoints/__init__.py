@@ -1,0 +1,1 @@
+"""From a registry URI to weights, tokenizer and base model, safely."""
