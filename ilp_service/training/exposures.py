@@ -44,10 +44,10 @@ class ExposureCounter:
         self.reason: str | None = None
 
     def observe_rows(self, rows: Sequence[TrainingRow]) -> None:
-        """Count rows whose samples are known."""
+        """Count rows whose samples are known; a row of another data set has an id that is not."""
         for row in rows:
-            self.rows["exact"] += 1
             index = self._index.get(row.sample_id)
+            self.rows["none" if index is None else "exact"] += 1
             if index is not None:
                 self._exposures[index] += 1
                 self._tokens[index] += row.trained_tokens
