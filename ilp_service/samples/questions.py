@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -32,8 +33,8 @@ _FILLERS = _words(
 )
 # Words whose presence on one side alone turns a question round.
 _NEGATIONS = _words("not no never nor none without except")
-_STUDIED = 400
-_SAME_ANSWERED = 1_000
+_STUDIED = 300
+_SAME_ANSWERED = 500
 _PROPOSED = 200
 _MAX_EXCHANGED = 5
 _CHANCE = 1e-4
@@ -117,24 +118,24 @@ class SameThing:
 
     def _learn_exchanges(self, answers: Sequence[set[str]]) -> list[Exchange]:
         """Exchanges of words that leave the answer as it is."""
+        # A data set often repeats itself every few rows; an order by content samples every template.
+        order = sorted(range(len(answers)), key=lambda index: _shuffled(self._words[index]))
         by_answer: dict[str, list[int]] = defaultdict(list)
-        for index, given in enumerate(answers):
-            for answer in given:
-                by_answer[answer].append(index)
+        for index in order:
+            for answer in answers[index]:
+                if len(by_answer[answer]) < _SAME_ANSWERED:
+                    by_answer[answer].append(index)
         proposed: Counter[Exchange] = Counter()
-        for one in range(0, len(answers), max(1, len(answers) // _STUDIED)):
+        for one in order[:_STUDIED]:
             words = self._words[one]
-            for other in {index for answer in answers[one] for index in _spread(by_answer[answer])}:
+            for other in {index for answer in answers[one] for index in by_answer[answer]}:
                 old, new = words - self._words[other], self._words[other] - words
                 if 0 < len(old) <= _MAX_EXCHANGED and 0 < len(new) <= _MAX_EXCHANGED and len(old) < len(words):
                     proposed[old, new] += 1
-        ranked = sorted(proposed.items(), key=lambda found: (-found[1], *map(sorted, found[0])))
+        often = [found for found in proposed.items() if found[1] > 1]
+        often.sort(key=lambda found: (-found[1], *map(sorted, found[0])))
         columns = self._content.tocsc()
-        learned = [
-            exchange
-            for exchange, count in ranked[:_PROPOSED]
-            if count > 1 and self._keeps_answer(exchange, columns, answers)
-        ]
+        learned = [exchange for exchange, _ in often[:_PROPOSED] if self._keeps_answer(exchange, columns, answers)]
         both_ways = {*learned, *((new, old) for old, new in learned)}
         return sorted(both_ways, key=lambda exchange: (sorted(exchange[0]), sorted(exchange[1])))
 
@@ -191,8 +192,8 @@ def _stem(word: str) -> str:
     return word.removesuffix("e") if len(word) > 3 else word
 
 
-def _spread(indices: list[int]) -> list[int]:
-    return indices[:: max(1, len(indices) // _SAME_ANSWERED)]
+def _shuffled(words: frozenset[str]) -> bytes:
+    return hashlib.blake2b(" ".join(sorted(words)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _matrix(rows: Sequence[frozenset[str]], ids: dict[str, int]) -> sp.csr_matrix:
