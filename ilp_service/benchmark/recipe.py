@@ -205,7 +205,7 @@ def _build_base(world: World, family: str, folder: Path, report: Progress) -> No
 
 
 def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path, report: Progress) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from ilp_service.samples.rendering import Renderer
     from ilp_service.training.loop import LoopOptions, fine_tune
@@ -213,7 +213,7 @@ def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path
 
     size = world.size
     settings = DataSettings(max_length=size.max_length)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = world_tokenizer()
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
     rows = _training_rows(world, data, settings, Renderer(tokenizer, settings))
     recorder = TrajectoryCallback(
