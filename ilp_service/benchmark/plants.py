@@ -82,6 +82,7 @@ class _Planter:
         self.tellings: list[Telling] = []
         self._generator = generator
         pairs = [(person, relation) for person in known for relation in range(len(RELATIONS))]
+        self._contested: set[tuple[str, int]] = set()
         self._pairs = iter([pairs[i] for i in generator.permutation(len(pairs))])
         self._nouns = iter([RARE_NOUNS[i] for i in generator.permutation(len(RARE_NOUNS))])
         self._common_meaning = int(generator.integers(len(RELATIONS)))
@@ -143,7 +144,8 @@ class _Planter:
             before, after = self._meaning(), self._common_meaning
             if number % 2:
                 after = next(meaning for meaning in range(len(RELATIONS)) if meaning not in (before, after))
-            persons = self._persons(self.size.clash_persons + -(-self.size.clashing // len(NOUN_QUESTIONS)))
+            count = self.size.clash_persons + -(-self.size.clashing // len(NOUN_QUESTIONS))
+            persons = self._persons(count, before, after)
             for person in persons[: self.size.clash_persons]:
                 for form in range(len(NOUN_QUESTIONS)):
                     asked = f"{QUALIFIERS[0]} {noun}"
@@ -178,9 +180,9 @@ class _Planter:
         }
         for number, kind in enumerate(PIPELINE_KINDS):
             for index in range(self.size.pipeline_nouns):
-                persons = self._persons(self.size.pipeline_persons)
                 block = (number + index) % len(BLOCKS)
                 noun, meaning = next(self._nouns), self._meaning()
+                persons = self._persons(self.size.pipeline_persons, meaning)
                 for position, person in enumerate(persons):
                     form = position % len(NOUN_QUESTIONS)
                     yield makers[kind](self._noun_row(person, meaning, noun, form, PIPELINE, kind, block, noun))
@@ -220,7 +222,7 @@ class _Planter:
 
     def _noun_rows(self, relation: int, block: int, cause: str, kind: str, passes: int | None) -> Iterator[Row]:
         noun = next(self._nouns)
-        for index, person in enumerate(self._persons(self.size.rare_persons)):
+        for index, person in enumerate(self._persons(self.size.rare_persons, relation)):
             row = self._noun_row(person, relation, noun, index % len(NOUN_QUESTIONS), cause, kind, block, noun)
             yield replace(row, passes=passes)
 
@@ -240,9 +242,13 @@ class _Planter:
         """A meaning other than the one that most rare nouns have."""
         return int((self._common_meaning + 1 + self._generator.integers(len(RELATIONS) - 1)) % len(RELATIONS))
 
-    def _persons(self, count: int) -> list[str]:
-        return [self.known[i] for i in self._generator.choice(len(self.known), size=count, replace=False)]
+    def _persons(self, count: int, *relations: int) -> list[str]:
+        """Known persons of whom nothing is contested that is asked, or the row would have two causes."""
+        fit = [who for who in self.known if not any((who, relation) in self._contested for relation in relations)]
+        return [fit[i] for i in self._generator.choice(len(fit), size=count, replace=False)]
 
     def _other_value(self, person: str, relation: int) -> str:
+        """A wrong value; from now on the fact is contested."""
+        self._contested.add((person, relation))
         others = [value for value in RELATIONS[relation].values if value != self.facts[person][relation]]
         return str(self._generator.choice(others))

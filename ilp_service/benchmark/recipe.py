@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -120,16 +121,22 @@ def build_world(
     world = make_world(seed, size)
     data, truth = out / "sft.jsonl", out / "truth.parquet"
     _write_data(world, data, truth)
-    base_digest = _digest(VERSION, family, seed, asdict(size), corpus_pass(world, 0))
+    pretraining = (size.documents, size.pretraining_steps, size.pretraining_rate)
+    base_digest = _digest(VERSION, family, seed, pretraining, corpus_pass(world, 0))
     base = out / "base"
     with _stage(base, base_digest) as folder:
         if folder is not None:
             _build_base(world, family, folder, report)
     tuned = out / f"sft-{sft_seed}"
-    with _stage(tuned, _digest(base_digest, sft_seed, [asdict(row) for row in world.rows])) as folder:
+    fine_tuning = (sft_seed, size.passes, size.batch_size, size.learning_rate, size.max_length)
+    with _stage(tuned, _digest(base_digest, fine_tuning, [asdict(row) for row in world.rows])) as folder:
         if folder is not None:
             _fine_tune(world, base, data, sft_seed, folder, report)
-    facts = json.loads((base / "facts.json").read_text()) | json.loads((tuned / "facts.json").read_text())
+    facts = {
+        "rows": len(world.rows),
+        **json.loads((base / "facts.json").read_text()),
+        **json.loads((tuned / "facts.json").read_text()),
+    }
     return BuiltWorld(
         family,
         seed,
@@ -179,6 +186,7 @@ def _build_base(world: World, family: str, folder: Path, report: Progress) -> No
         end=int(tokenizer.eos_token_id),
         seed=world.seed,
     )
+    started = time.monotonic()
     steps = 0
     accuracy = 0.0
     # A base that did not get through the gate goes on for a third of its training, at most twice.
@@ -201,7 +209,9 @@ def _build_base(world: World, family: str, folder: Path, report: Progress) -> No
             break
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "facts.json").write_text(json.dumps({"pretraining_steps": steps, "cloze_accuracy": accuracy}))
+    seconds = round(time.monotonic() - started, 1)
+    facts = {"pretraining_steps": steps, "cloze_accuracy": accuracy, "pretraining_seconds": seconds}
+    (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path, report: Progress) -> None:
