@@ -72,7 +72,8 @@ def _transformers_flavour(folder: Path) -> Layout:
         described = yaml.safe_load(path.read_text(encoding="utf-8"))
         flavours: dict[str, Any] = dict(described["flavors"])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
-        raise SourceUnreadableError(f"{path} cannot be read ({error}); log the model again.") from error
+        reason = " ".join(str(error).split())
+        raise SourceUnreadableError(f"{path} cannot be read ({reason}); log the model again.") from error
     flavour = flavours.get("transformers")
     if not isinstance(flavour, dict):
         raise SourceUnreadableError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from ilp_service.checkpoints.loading import Checkpoint
 from ilp_service.checkpoints.reference import ModelReference, resolve
@@ -27,7 +27,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def logits(model: Any) -> torch.Tensor:
+def logits(model: PreTrainedModel) -> torch.Tensor:
     """Logits of a model at ``IDS``, shape ``(1, time, vocab)``."""
     with torch.inference_mode():
         return model(input_ids=IDS.to(model.device)).logits.float().cpu()

@@ -18,20 +18,20 @@ Find = Callable[..., ModelReference]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "peft"])
-@pytest.mark.parametrize("form", ["transformers", "directory"])
-def test_registered_form_loads_to_equal_logits(
-    workplace: Path, find: Find, family: str, adapter: bool, form: str
-) -> None:
-    uri, tuned, base = register(Tracking(), family, adapter, form, workplace)
-    reference = find(uri)
-    assert reference.kind == ("adapter" if adapter else "full")
-    assert (reference.name, reference.version, reference.resolved) == ("bot", "1", uri)
-    assert (reference.base_from, reference.base_dir) == ("tag", workplace / "base")
-    ours_tuned, ours_base = opened(reference)
-    torch.testing.assert_close(ours_tuned, tuned, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours_base, base, rtol=0, atol=1e-5)
-    assert not torch.allclose(tuned, base, atol=1e-2), "the test must be able to tell them apart"
+def test_registered_forms_load_to_equal_logits(workplace: Path, find: Find, family: str) -> None:
+    tracking = Tracking()
+    forms = [(adapter, form) for adapter in (False, True) for form in ("transformers", "directory")]
+    for number, (adapter, form) in enumerate(forms, start=1):
+        folder = workplace / str(number)
+        uri, tuned, base = register(tracking, family, adapter, form, folder)
+        reference = find(uri)
+        assert reference.kind == ("adapter" if adapter else "full")
+        assert (reference.name, reference.version, reference.resolved) == ("bot", str(number), uri)
+        assert (reference.base_from, reference.base_dir) == ("tag", folder / "base")
+        ours_tuned, ours_base = opened(reference)
+        torch.testing.assert_close(ours_tuned, tuned, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours_base, base, rtol=0, atol=1e-5)
+        assert not torch.allclose(tuned, base, atol=1e-2), "the test must be able to tell them apart"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
