@@ -7,6 +7,8 @@ import unicodedata
 
 _FINAL = re.compile(r"####[ \t]*([^\n]+)")
 _NUMBER = r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])"
+# Dates and versions as well, which are compared as they stand.
+_DIGITS = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*")
 _TOKEN = re.compile(rf"({_NUMBER})|[^\W_]+|[^\w\s]|_")
 # Sentence punctuation and currency say nothing about the answer; +, -, *, /, <, >, =, % and their like do.
 _SILENT = frozenset(".,;:!?\"'`´‘’“”«»()[]{}…$€£¥_")
@@ -36,7 +38,8 @@ def normalise_answer(text: str) -> str:
 
 def numbers_of(text: str) -> tuple[str, ...]:
     """The numbers of a text in order, written one way."""
-    return tuple(_plain_number(found) for found in re.findall(_NUMBER, text.translate(_SAME_SIGNS)))
+    found = _DIGITS.findall(text.translate(_SAME_SIGNS))
+    return tuple(_plain_number(digits) if re.fullmatch(_NUMBER, digits) else digits for digits in found)
 
 
 def _plain_number(text: str) -> str:

@@ -38,7 +38,7 @@ _ROLES = {
     "observation": "tool",
 }
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_BLANK = re.compile(r"\s*_{3,}\s*")
+_BLANK = re.compile("_{3,}")
 
 
 class RowRefusedError(Exception):

@@ -16,7 +16,10 @@ from scipy.stats import binom
 from ilp_service.samples.answers import numbers_of
 
 _SCRIPT_WITHOUT_SPACES = "぀-ヿ㐀-鿿가-힯"
-_WORD = re.compile(rf"[{_SCRIPT_WITHOUT_SPACES}]|[^\W\d_{_SCRIPT_WITHOUT_SPACES}]+(?:['’][^\W\d_]+)*|\w*\d\w*")
+_PLAIN = rf"[^\W_{_SCRIPT_WITHOUT_SPACES}]"
+_WORD = re.compile(
+    rf"[{_SCRIPT_WITHOUT_SPACES}]|{_PLAIN}*\d{_PLAIN}*|[^\W\d_{_SCRIPT_WITHOUT_SPACES}]+(?:['’][^\W\d_]+)*"
+)
 _SENTENCE_END = frozenset('.!?:\n"“(')
 
 
@@ -173,7 +176,7 @@ def _content(text: str) -> _Words:
         plain = word.casefold()
         if plain in _NEGATIONS or plain.endswith(("n't", "n’t")):
             negations.append("not" if "'" in plain or "’" in plain else plain)
-        elif plain not in _FILLERS:
+        elif plain not in _FILLERS and not plain.isdecimal():
             stem = _stem(plain)
             content.add(stem)
             before = text[: found.start()].rstrip(" ")[-1:] if word[0].isupper() else ""

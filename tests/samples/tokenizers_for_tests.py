@@ -50,7 +50,7 @@ _SPECIAL = [
 
 
 def _wrap(tokenizer: Tokenizer, template: str | None, **special: str) -> PreTrainedTokenizerFast:
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
     wrapped.chat_template = template
     return wrapped
 
