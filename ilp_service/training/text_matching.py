@@ -120,6 +120,8 @@ class TextMatcher:
 
     def _span(self, ids: Sequence[int], place: _Place) -> Span:
         start = self._token_at(ids, place.start + 1) - 1
+        while start and str(self._tokenizer.decode([ids[start - 1]])).isspace():
+            start -= 1
         stop = self._token_at(ids, place.stop)
         ends_turn = stop < len(ids) and len(self._decode(ids[: stop + 1])) == place.stop
         return Span(place.sample, start, stop + ends_turn)

@@ -33,9 +33,10 @@ def read_trajectory(path: Path, known_ids: frozenset[str]) -> pa.Table:
     """
     if not path.is_file():
         raise TrajectoryError(f"There is no trajectory file {path}; expected a .parquet or .jsonl file.")
-    table = _conform(_read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path), path)
+    table = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
     if not table.num_rows:
         raise TrajectoryError(f"The trajectory {path} has no rows; expected one for each sample and measurement.")
+    table = _conform(table, path)
     _check_values(table, path)
     unknown = sorted(set(table["sample_id"].to_pylist()) - known_ids)
     if unknown:
@@ -97,7 +98,8 @@ def _read_jsonl(path: Path) -> pa.Table:
     except UnicodeDecodeError as error:
         raise TrajectoryError(f"The trajectory {path} is no UTF-8 text; expected JSONL or parquet.") from error
     try:
-        return pa.Table.from_pydict({name: [row.get(name) for row in rows] for name in _columns(rows)})
+        names = [name for name in TRAJECTORY.names if any(name in row for row in rows)] or ["step"]
+        return pa.Table.from_pydict({name: [row.get(name) for row in rows] for name in names})
     except pa.ArrowException as error:
         raise TrajectoryError(
             f"The trajectory {path} mixes types in a column ({error}); see docs/trajectory.md."
@@ -112,10 +114,6 @@ def _row(line: str, number: int, path: Path) -> dict[str, object]:
     if not isinstance(row, dict):
         raise TrajectoryError(f"Line {number} of the trajectory {path} is {type(row).__name__}; expected an object.")
     return row
-
-
-def _columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    return [name for name in TRAJECTORY.names if any(name in row for row in rows)]
 
 
 def _conform(table: pa.Table, path: Path) -> pa.Table:
