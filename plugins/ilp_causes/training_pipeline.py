@@ -15,7 +15,16 @@ from ilp_causes._record import Record, at_unlearned
 from ilp_service.plugin import Array, Cause, Signal, Study
 
 _CLEAN = 0.01
-_FAULTS = ("truncated", "never_exposed", "untrained", "unknown_tokens", "broken_text", "lost_in_scoring", "extra_bos")
+_FAULTS = (
+    "truncated",
+    "never_exposed",
+    "unrecognised",
+    "untrained",
+    "unknown_tokens",
+    "broken_text",
+    "lost_in_scoring",
+    "extra_bos",
+)
 _NATS = 1.0
 """A whole nat per token between training's loss and ours is no rounding: another template, or other weights."""
 
@@ -28,6 +37,7 @@ class TrainingPipeline(Cause):
     signals: ClassVar[tuple[Signal, ...]] = (
         Signal("truncated", "0-1", "+", "Share of its response tokens that lie beyond the training length."),
         Signal("never_exposed", "0-1", "+", "1 if training finished without it in any batch."),
+        Signal("unrecognised", "0-1", "+", "1 if what training was fed could not be recognised as it, but as others."),
         Signal(
             "untrained", "0-1", "+", "Share of its response tokens that did not enter the loss when it was in a batch."
         ),
@@ -79,6 +89,7 @@ class TrainingPipeline(Cause):
         faults = {
             "truncated": ratio(cut, tokens).clip(0, 1),
             "never_exposed": flag(exposures == 0, exposures),
+            "unrecognised": _unrecognised(record, exposures),
             "untrained": (1 - ratio(trained, exposures * tokens)).clip(0, 1),
             "unknown_tokens": ratio(rendered("unknown_tokens"), tokens + rendered("prompt_tokens")).clip(0, 1),
             "broken_text": 1 - rendered("round_trips"),
@@ -115,6 +126,8 @@ class TrainingPipeline(Cause):
         found = []
         if number(row, "never_exposed"):
             found.append("training ended without it in any batch")
+        if number(row, "unrecognised"):
+            found.append("training was fed texts like it, but none that is rendered as it should be")
         if number(row, "broken_text"):
             found.append("decoding its tokens does not give its text back")
         if number(row, "truncated"):
@@ -139,6 +152,13 @@ class TrainingPipeline(Cause):
             return "Nothing of it was lost on the way into the loss, as far as was measured."
         sentence = "; ".join(found)
         return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _unrecognised(record: Record, exposures: Array) -> Array:
+    """1 where exposures of a recorded sample are unknown although others' are known, NaN if nobody's are known."""
+    if np.isnan(exposures).all():
+        return np.full(exposures.shape, np.nan)
+    return record.spread(np.isnan(exposures[record.of_run]).astype(np.float64))
 
 
 def _beyond_learned(fault: Array, learned: npt.NDArray[np.bool_]) -> Array:
