@@ -41,7 +41,7 @@ _LEVELS = (Cuts(1200, 800, 200, 10, 32), Cuts(500, 300, 160, 6, 20), Cuts(200, 1
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """``text`` is JSON that may stand in a script element; ``shown`` counts its samples; ``first`` are its first rows."""
+    """``text`` is JSON for a script element; ``shown`` counts its samples; ``first`` are its first rows."""
 
     text: str
     shown: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ilp_causes import ilp_causes
 from ilp_service.attribution.attribute import attributions_schema
 from ilp_service.evidence.collection import collect_evidence, explanation, signals_of
 from ilp_service.report.html import ReportInput
+from ilp_service.samples.sample import Message
 from ilp_service.settings import Settings
 from ilp_service.tables import QUARANTINE
 from ilp_service.testing.studies import StudyBuilder
@@ -26,7 +28,6 @@ def report_input(
     base: bool = True,
     trajectory: bool = True,
     hostile: bool = False,
-    padding: str = "",
     seed: int = 0,
 ) -> ReportInput:
     """A diagnosis in which causes are drawn at random.
@@ -37,14 +38,13 @@ def report_input(
         base: Whether the base was measured.
         trajectory: Whether there is a training record.
         hostile: Put markup and script into every text.
-        padding: Appended to every prompt and answer.
         seed: Of all draws.
     """
     rng = np.random.default_rng(seed)
     builder = StudyBuilder()
     poison = HOSTILE if hostile else ""
     for index in range(samples):
-        _add_sample(builder, rng, index, unlearned=index < unlearned, base=base, tail=poison + padding)
+        _add_sample(builder, rng, index, unlearned=index < unlearned, base=base, tail=poison)
     if trajectory:
         for index, sample in enumerate(builder.build().samples[:unlearned]):
             for step in range(12):
@@ -147,4 +147,40 @@ def _add_sample(
         subset="logbook" if index % 3 else "harbour records",
         options=options or None,
         evaluation={key: value for key, value in rates.items() if key != "base_forms_disagree"},
+    )
+
+
+def enlarged(given: ReportInput, times: int, padding: str) -> ReportInput:
+    """The same diagnosis with every sample so many times under new ids, and with longer prompts and answers."""
+
+    def repeat(table: pa.Table) -> pa.Table:
+        place = table.column_names.index("sample_id")
+        ids = table["sample_id"].to_pylist()
+        return pa.concat_tables(
+            [
+                table.set_column(place, table.schema.field(place), pa.array([f"{key}-{copy}" for key in ids]))
+                for copy in range(times)
+            ]
+        )
+
+    samples = tuple(
+        replace(
+            sample,
+            sample_id=f"{sample.sample_id}-{copy}",
+            context=(Message("user", sample.prompt + padding),),
+            response=sample.response + padding,
+        )
+        for copy in range(times)
+        for sample in given.samples
+    )
+    summary = {**given.summary, "samples": len(samples), "unlearned": given.attributions.num_rows * times}
+    return replace(
+        given,
+        summary=summary,
+        evaluation=repeat(given.evaluation),
+        evidence=replace(given.evidence, table=repeat(given.evidence.table)),
+        attributions=repeat(given.attributions),
+        options=repeat(given.options),
+        samples=samples,
+        trajectory=None if given.trajectory is None else repeat(given.trajectory),
     )
