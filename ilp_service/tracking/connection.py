@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ _DURING_RUN = {
 }
 _UNREACHABLE = ("max retries exceeded", "connection refused", "timed out", "connection aborted", "failed to establish")
 _REFUSED = ("permission_denied", "unauthenticated", "403", "401")
+_FAILING = re.compile(r"too many (\d+) error responses")
 _FULL = ("disk is full", "no space left")
 
 
@@ -168,6 +170,10 @@ def _sentence(uri: str, error: Exception) -> IlpError:
     lowered = f"{getattr(error, 'error_code', '')} {text}".lower()
     if any(mark in lowered for mark in _FULL):
         return StorageError(f"The tracking store {shown(uri)} cannot be written: the disk is full.")
+    if answered := _FAILING.search(lowered):
+        return _StoreDownError(
+            f"The tracking server {shown(uri)} answers with HTTP {answered[1]}; look at its log, or try again later."
+        )
     if any(mark in lowered for mark in _UNREACHABLE):
         return _unreachable(uri)
     first = " ".join(text.split())[:300].replace(uri, shown(uri))

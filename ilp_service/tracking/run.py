@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ilp_service.tracking import connection, logged_models
-from ilp_service.tracking.registry import ModelSource, local_folder
+from ilp_service.tracking.registry import ModelSource
 
 if TYPE_CHECKING:
     from ilp_service.tracking.store import Tracking
@@ -82,7 +81,7 @@ class Run:
             client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:_TAG_LIMIT]) for key, value in tags.items()])
 
     def log_file(self, path: Path, folder: str | None = None) -> str:
-        """Copy a file to the run's artifacts.
+        """Copy a file to the run's artifacts; it appears whole or not at all.
 
         Args:
             path: The file; it keeps its name.
@@ -92,18 +91,9 @@ class Run:
             URI of the artifact; a plain path in an embedded store.
         """
         client = self.tracking.client()
-        uri = "/".join(part for part in (self.artifact_uri, folder, path.name) if part)
-        try:
-            with connection.translated(self.tracking.uri):
-                client.log_artifact(self.run_id, str(path), artifact_path=folder)
-        except BaseException:
-            # A full disk leaves half a file, which nobody must take for whole.
-            copy = local_folder(uri)
-            if copy is not None:
-                with contextlib.suppress(OSError):
-                    copy.unlink(missing_ok=True)
-            raise
-        return uri
+        with connection.translated(self.tracking.uri):
+            client.log_artifact(self.run_id, str(path), artifact_path=folder)
+        return "/".join(part for part in (self.artifact_uri, folder, path.name) if part)
 
     def log_folder(self, path: Path, folder: str) -> str:
         """Copy a folder's content to ``folder`` of the run's artifacts; returns its URI."""

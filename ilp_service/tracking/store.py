@@ -108,37 +108,38 @@ class Tracking:
         Raises:
             TrackingError: The store is down or refuses, now or in mid-run.
         """
-        import mlflow
-
         self.client()
         given = os.environ.pop(_RUN_ID, None)
         try:
-            with connection.translated(self.uri):
-                if given is not None and attach:
-                    active = mlflow.start_run(
-                        run_id=given, tags=dict(tags or {}), nested=True, log_system_metrics=False
-                    )
-                else:
-                    active = mlflow.start_run(
-                        experiment_id=self.experiment_id(),
-                        run_name=name,
-                        tags=dict(tags or {}),
-                        nested=True,
-                        parent_run_id=given if mlflow.active_run() is None else None,
-                        log_system_metrics=False,
-                    )
+            active = self._start(name, dict(tags or {}), given, attach=attach)
+            with _sigterm_raises():
+                try:
+                    yield Run(self, active.info.run_id, active.info.experiment_id, str(active.info.artifact_uri))
+                except BaseException as error:
+                    # What went wrong first is what the user must see, even if the store is down by now.
+                    with contextlib.suppress(Exception):
+                        self._end(_status(error))
+                    raise
+            self._end("FINISHED")
         finally:
+            # MLflow clears it when any run ends; this one did not use it.
             if given is not None and not attach:
                 os.environ[_RUN_ID] = given
-        with _sigterm_raises():
-            try:
-                yield Run(self, active.info.run_id, active.info.experiment_id, str(active.info.artifact_uri))
-            except BaseException as error:
-                # What went wrong first is what the user must see, even if the store is down by now.
-                with contextlib.suppress(Exception):
-                    self._end(_status(error))
-                raise
-        self._end("FINISHED")
+
+    def _start(self, name: str, tags: dict[str, str], given: str | None, *, attach: bool) -> Any:  # noqa: ANN401
+        import mlflow
+
+        with connection.translated(self.uri):
+            if given is not None and attach:
+                return mlflow.start_run(run_id=given, tags=tags, nested=True, log_system_metrics=False)
+            return mlflow.start_run(
+                experiment_id=self.experiment_id(),
+                run_name=name,
+                tags=tags,
+                nested=True,
+                parent_run_id=given if mlflow.active_run() is None else None,
+                log_system_metrics=False,
+            )
 
     def _end(self, status: str) -> None:
         import mlflow
