@@ -127,6 +127,8 @@ DEMO = replace(
     noted=10,
     controls=520,
     pretraining_steps=650,
+    batch_size=16,
+    learning_rate=7e-5,
 )
 """Enough of every cause to be seen, in under two minutes on one core."""
 
