@@ -13,7 +13,9 @@ from ilp_service.scoring.parts import ModelParts
 from ilp_service.scoring.requests import ScoringRequest
 from ilp_service.scoring.routes import RUNNERS, Route
 
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.float16: 0.1, torch.bfloat16: 0.5}
+# Mean difference in nats per token. Half precision rounds single unlikely tokens by tenths of a nat; a wrong mask is
+# off by nats on most of them.
+_TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-6, torch.float16: 0.05, torch.bfloat16: 0.25}
 
 
 def why_not(route: Route, parts: ModelParts) -> str | None:
@@ -30,10 +32,12 @@ def why_not(route: Route, parts: ModelParts) -> str | None:
     except (FlatUnsupportedError, TypeError, ValueError, AttributeError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
     own = RUNNERS["whole"](parts, example, 64)
-    difference = max(float(np.abs(left[0] - right[0]).max()) for left, right in zip(fast, own, strict=True))
-    tolerance = _TOLERANCE.get(parts.model.dtype, 0.5)
+    difference = float(
+        np.concatenate([np.abs(left[0] - right[0]) for left, right in zip(fast, own, strict=True)]).mean()
+    )
+    tolerance = _TOLERANCE.get(parts.model.dtype, 0.25)
     if not difference <= tolerance:
-        return f"the fast way is off by {difference:.2g} nats on an example, where {tolerance:.2g} is allowed"
+        return f"the fast way is off by {difference:.2g} nats a token on an example, where {tolerance:.2g} is allowed"
     return None
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from ilp_service.errors import IlpWarning
@@ -66,6 +67,16 @@ def test_a_model_without_a_cache_is_continued_the_slow_way() -> None:
     with pytest.warns(IlpWarning, match="no key-value cache"):
         answers = generate(model, requests)
     assert [answer.greedy for answer in answers] == [plain_greedy(model, request) for request in requests]
+
+
+def test_an_adapter_writes_its_own_continuations() -> None:
+    requests = make_requests(5)
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    wrapped = get_peft_model(tiny_model("Qwen2"), config).eval()
+    tuned = [answer.greedy for answer in generate(wrapped, requests)]
+    assert tuned == [plain_greedy(wrapped, request) for request in requests]
+    assert tuned != [plain_greedy(tiny_model("Qwen2"), request) for request in requests]
 
 
 def test_batch_and_order_change_no_continuation() -> None:
