@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ilp_service.samples.sample import Message, Probe, Sample, with_stable_ids
+from ilp_service.samples.sample import Message, Probe, Sample, content_key
 from ilp_service.settings import Settings
 from ilp_service.study import Study
 from ilp_service.tables import TRAJECTORY
@@ -72,6 +72,7 @@ class StudyBuilder:
     def __init__(self) -> None:
         self._samples: list[Sample] = []
         self._unlearned: list[str] = []
+        self._seen: Counter[str] = Counter()
         self._rows: dict[str, list[dict[str, Any]]] = {
             "evaluation": [],
             "options": [],
@@ -109,13 +110,13 @@ class StudyBuilder:
             The sample's id.
         """
         position = len(self._samples)
-        bare = Sample(
-            "", (Message("user", prompt),), response, False, subset, position, probes=tuple(probes), line=position + 1
+        context = (Message("user", prompt),)
+        content = content_key(context, response)
+        key = f"{content}-{self._seen[content]}"
+        self._seen[content] += 1
+        self._samples.append(
+            Sample(key, context, response, False, subset, position, probes=tuple(probes), line=position + 1)
         )
-        # The id counts occurrences over the whole file, so it is found among all samples.
-        named = with_stable_ids([replace(sample, sample_id="") for sample in (*self._samples, bare)])[-1]
-        self._samples.append(named)
-        key = named.sample_id
         if unlearned:
             self._unlearned.append(key)
         given = dict(options or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Chatty(Good):
     """Explains on several lines."""
 
     def explain(self, row: Mapping[str, Any]) -> str:
-        return "One.\nTwo."
+        return f"One.\nTwo {row['p']}."
 
 
 class NeedsNumbers(Good):
@@ -153,7 +154,7 @@ def test_equal_samples_have_ids_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("module", [ilp_service.testing.conformance, ilp_service.testing.studies])
-def test_the_examples_in_the_docstrings_run(module: Any) -> None:
+def test_the_examples_in_the_docstrings_run(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
