@@ -96,20 +96,25 @@ class SameThing:
             self._with_words[content].append(index)
         self._exchanges = self._learn_exchanges([question.answers for question in questions])
 
-    def agrees(self, one: int, others: Indices) -> Flags:
-        """For one question and each of several others, whether they ask about the same thing; shape ``(others,)``."""
-        content, mine = self._content[others], self._content[one]
-        shared = _overlap(content, mine)
-        only_one, only_other = self._size[one] - shared, self._size[others] - shared
-        extra = np.maximum(only_one, only_other) <= _MAX_EXTRA * np.maximum(self._size[one], self._size[others])
+    def agrees(self, ones: Indices, others: Indices) -> Flags:
+        """For each pair of questions, whether they ask about the same thing; shape ``(pairs,)``."""
+        mine, theirs = self._content[ones], self._content[others]
+        shared = _overlap(mine, theirs)
+        only_one, only_other = self._size[ones] - shared, self._size[others] - shared
+        extra = np.maximum(only_one, only_other) <= _MAX_EXTRA * np.maximum(self._size[ones], self._size[others])
         same = (np.minimum(only_one, only_other) == 0) & extra
-        same |= np.isin(others, self._reworded(self._words[one]))
-        same &= self._fixed[others] == self._fixed[one]
-        same &= _overlap(content, self._names[one]) == self._name_size[one]
-        same &= _overlap(self._names[others], mine) == self._name_size[others]
-        same &= (self._name_set[others] != self._name_set[one]) | (self._name_order[others] == self._name_order[one])
-        same &= (self._choices[others] == self._choices[one]) | self._no_choices[others] | self._no_choices[one]
-        return np.asarray(same | (others == one), dtype=np.bool_)
+        same |= self._are_reworded(ones, others)
+        same &= self._fixed[others] == self._fixed[ones]
+        same &= _overlap(theirs, self._names[ones]) == self._name_size[ones]
+        same &= _overlap(mine, self._names[others]) == self._name_size[others]
+        same &= (self._name_set[others] != self._name_set[ones]) | (self._name_order[others] == self._name_order[ones])
+        same &= (self._choices[others] == self._choices[ones]) | self._no_choices[others] | self._no_choices[ones]
+        return np.asarray(same | (others == ones), dtype=np.bool_)
+
+    def _are_reworded(self, ones: Indices, others: Indices) -> Flags:
+        count = len(self._words)
+        known = [one * count + other for one in np.unique(ones).tolist() for other in self._reworded(self._words[one])]
+        return np.isin(ones * count + others, np.array(known, dtype=np.int64))
 
     def _reworded(self, content: frozenset[str]) -> list[int]:
         """Questions that a learned exchange makes of one with these words."""
@@ -206,8 +211,9 @@ def _matrix(rows: Sequence[frozenset[str]], ids: dict[str, int]) -> sp.csr_matri
     return sp.csr_matrix((np.ones(len(flat), dtype=np.int32), flat, starts), shape=(len(rows), max(1, len(ids))))
 
 
-def _overlap(many: sp.csr_matrix, one: sp.csr_matrix) -> Indices:
-    return np.asarray((many @ one.T).toarray(), dtype=np.int64).ravel()
+def _overlap(left: sp.csr_matrix, right: sp.csr_matrix) -> Indices:
+    """Words that each row shares with the row beside it."""
+    return np.asarray(left.multiply(right).sum(axis=1), dtype=np.int64).ravel()
 
 
 def _codes(values: Sequence[object]) -> Indices:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import scipy.sparse as sp
-from datasketch import MinHash, MinHashLSH
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 from ilp_service.samples.answers import normalise_answer
 from ilp_service.samples.questions import Flags, Indices, Question, SameThing
 from ilp_service.samples.sample import Sample
+from ilp_service.samples.vectors import Scores, search_all, search_hashed, vectors_of
 
 __all__ = ["NEIGHBOURS", "near_prompts", "normalise_answer"]
 
@@ -29,12 +27,7 @@ NEIGHBOURS = pa.schema(
 )
 
 EXACT_PROMPTS = 20_000
-_COMPARED_CHARACTERS = 4_000
-_BLOCK_CELLS = 4_000_000
-_PERMUTATIONS = 128
-_JACCARD = 0.35
-
-Scores = npt.NDArray[np.float64]
+_JUDGED_PAIRS = 50_000
 
 
 def near_prompts(left: Sequence[Sample], samples: Sequence[Sample], *, threshold: float, limit: int = 20) -> pa.Table:
@@ -62,18 +55,15 @@ def near_prompts(left: Sequence[Sample], samples: Sequence[Sample], *, threshold
         return NEIGHBOURS.empty_table()
     pool = _Pool(everything, searched=len(samples))
     places = {sample.sample_id: place for place, sample in enumerate(everything)}
-    wanted = sorted({int(pool.question_of[places[sample.sample_id]]) for sample in left})
-    near = {question: (others, scores) for question, others, scores in pool.search(wanted, threshold)}
-    columns: dict[str, list[object]] = {name: [] for name in NEIGHBOURS.names}
-    verdicts = {question: pool.same.agrees(question, others) for question, (others, _) in near.items()}
+    asking: dict[int, list[int]] = defaultdict(list)
     for sample in left:
         place = places[sample.sample_id]
-        question = int(pool.question_of[place])
-        others, scores = near[question]
-        for found in pool.choose(place, others, scores, verdicts[question], limit):
-            for name, value in zip(NEIGHBOURS.names, (sample.sample_id, *found), strict=True):
-                columns[name].append(value)
-    return pa.Table.from_pydict(columns, schema=NEIGHBOURS)
+        asking[int(pool.question_of[place])].append(place)
+    chosen: dict[int, pa.Table] = {}
+    for question, others, scores, same in pool.judged(sorted(asking), threshold):
+        for place in asking[question]:
+            chosen[place] = pool.choose(place, others, scores, same, limit)
+    return pa.concat_tables([chosen[places[sample.sample_id]] for sample in left]).combine_chunks()
 
 
 class _Pool:
@@ -104,22 +94,40 @@ class _Pool:
         order = np.argsort(inside, kind="stable")
         starts = np.searchsorted(inside[order], np.arange(len(distinct) + 1))
         self._members = [order[starts[at] : starts[at + 1]] for at in range(len(distinct))]
-        self.vectors = _vectors([question.text for question in distinct])
+        self.vectors = vectors_of([question.text for question in distinct])
         self.same = SameThing(distinct)
 
-    def search(self, wanted: Sequence[int], threshold: float) -> Iterator[tuple[int, Indices, Scores]]:
-        """For each question its near ones, itself included, in ascending order."""
-        search = _search_all if self.vectors.shape[0] <= EXACT_PROMPTS else _search_hashed
+    def judged(self, wanted: Sequence[int], threshold: float) -> Iterator[tuple[int, Indices, Scores, Flags]]:
+        """For each question its near ones, itself included, their similarity, and whether they ask the same."""
+        waiting: list[tuple[int, Indices, Scores]] = []
+        pairs = 0
+        for found in self._search(wanted, threshold):
+            waiting.append(found)
+            pairs += len(found[1])
+            if pairs >= _JUDGED_PAIRS:
+                yield from self._judge(waiting)
+                waiting, pairs = [], 0
+        yield from self._judge(waiting)
+
+    def _judge(self, found: Sequence[tuple[int, Indices, Scores]]) -> Iterator[tuple[int, Indices, Scores, Flags]]:
+        if not found:
+            return
+        lengths = [len(others) for _, others, _ in found]
+        ones = np.repeat(np.array([question for question, _, _ in found], dtype=np.int64), lengths)
+        same = self.same.agrees(ones, np.concatenate([others for _, others, _ in found]))
+        for (question, others, scores), verdicts in zip(found, np.split(same, np.cumsum(lengths)[:-1]), strict=True):
+            yield question, others, scores, verdicts
+
+    def _search(self, wanted: Sequence[int], threshold: float) -> Iterator[tuple[int, Indices, Scores]]:
+        search = search_all if self.vectors.shape[0] <= EXACT_PROMPTS else search_hashed
         for question, others, scores in search(self.vectors, wanted, threshold):
             keep = others != question
             others, scores = np.append(others[keep], question), np.append(scores[keep], 1.0)
             order = np.argsort(others, kind="stable")
             yield question, others[order], scores[order]
 
-    def choose(
-        self, place: int, others: Indices, scores: Scores, same: Flags, limit: int
-    ) -> Iterator[tuple[str, float, bool, bool]]:
-        """The neighbours to keep for one sample: id, similarity, same answer, same entities."""
+    def choose(self, place: int, others: Indices, scores: Scores, same: Flags, limit: int) -> pa.Table:
+        """The neighbours to keep for one sample."""
         members = [self._members[other] for other in others]
         counts = [len(found) for found in members]
         found = np.concatenate(members)
@@ -128,14 +136,23 @@ class _Pool:
         found, score, asks_same = found[keep], score[keep], asks_same[keep]
         equal = self._answer[found] == self._answer[place]
         order = np.lexsort((self._rank[found], equal, -score))
-        contradicting = [at for at in order if asks_same[at] and not equal[at]]
-        agreeing = [at for at in order if asks_same[at] and equal[at]]
-        others_near = [at for at in order if not asks_same[at]][:limit]
-        chosen = contradicting[: limit - min(len(agreeing), limit // 4)]
-        chosen += agreeing[: limit - len(chosen)]
-        chosen += others_near[: limit - len(chosen)]
-        for at in chosen:
-            yield self.ids[found[at]], float(score[at]), bool(equal[at]), bool(asks_same[at])
+        contradicting = order[asks_same[order] & ~equal[order]]
+        agreeing = order[asks_same[order] & equal[order]]
+        contradicting = contradicting[: limit - min(len(agreeing), limit // 4)]
+        chosen = np.concatenate([contradicting, agreeing[: limit - len(contradicting)], order[~asks_same[order]]])[
+            :limit
+        ]
+        columns = [
+            [self.ids[place]] * len(chosen),
+            [self.ids[at] for at in found[chosen]],
+            score[chosen],
+            equal[chosen],
+            asks_same[chosen],
+        ]
+        return pa.Table.from_arrays(
+            [pa.array(values, type=known.type) for values, known in zip(columns, NEIGHBOURS, strict=True)],
+            schema=NEIGHBOURS,
+        )
 
 
 def _question(sample: Sample) -> Question:
@@ -143,54 +160,3 @@ def _question(sample: Sample) -> Question:
     system = "\n".join(message.content for message in sample.context if message.role in ("system", "developer"))
     choices = None if sample.choices is None else frozenset(normalise_answer(choice) for choice in sample.choices)
     return Question(re.sub(r"\s+", " ", "\n".join(said)).strip() or sample.prompt, system, choices)
-
-
-def _vectors(texts: Sequence[str]) -> sp.csr_matrix:
-    """Unit-length TF-IDF rows, shape ``(prompts, n-grams)``; of a long prompt its two ends."""
-    half = _COMPARED_CHARACTERS // 2
-    cut = [text if len(text) <= 2 * half else text[:half] + " " + text[-half:] for text in texts]
-    counter = HashingVectorizer(
-        analyzer="char_wb", ngram_range=(3, 5), n_features=2**20, alternate_sign=False, norm=None, dtype=np.float64
-    )
-    return TfidfTransformer(sublinear_tf=True).fit_transform(counter.transform(cut)).tocsr()
-
-
-def _search_all(
-    vectors: sp.csr_matrix, wanted: Sequence[int], threshold: float
-) -> Iterator[tuple[int, Indices, Scores]]:
-    """Every pair, a block of rows at a time so that memory stays bounded."""
-    columns = vectors.T.tocsr()
-    height = max(1, _BLOCK_CELLS // vectors.shape[0])
-    for start in range(0, len(wanted), height):
-        block = wanted[start : start + height]
-        product = (vectors[block] @ columns).tocsr()
-        for row, question in enumerate(block):
-            span = slice(product.indptr[row], product.indptr[row + 1])
-            yield question, *_above(product.indices[span], product.data[span], threshold)
-
-
-def _search_hashed(
-    vectors: sp.csr_matrix, wanted: Sequence[int], threshold: float
-) -> Iterator[tuple[int, Indices, Scores]]:
-    """Candidates that share MinHash bands, then their exact similarity."""
-    index = MinHashLSH(threshold=_JACCARD, num_perm=_PERMUTATIONS)
-    empty = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
-    hashes: dict[int, MinHash] = {}
-    asked = set(wanted)
-    for row in range(vectors.shape[0]):
-        signature = empty.copy()
-        signature.update_batch(vectors.indices[vectors.indptr[row] : vectors.indptr[row + 1]].tolist())
-        index.insert(row, signature)
-        if row in asked:
-            hashes[row] = signature
-    for question in wanted:
-        candidates = np.array(sorted(index.query(hashes[question])), dtype=np.int64)
-        scores = np.asarray((vectors[candidates] @ vectors[question].T).toarray(), dtype=np.float64).ravel()
-        yield question, *_above(candidates, scores, threshold)
-
-
-def _above(others: npt.NDArray[np.signedinteger], scores: Scores, threshold: float) -> tuple[Indices, Scores]:
-    # Rounded, so that the order of a sum decides neither who is in nor who comes first.
-    rounded = np.minimum(np.round(scores, 9), 1.0)
-    keep = rounded >= threshold
-    return others[keep].astype(np.int64), rounded[keep]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ilp_service.samples import similarity
+from ilp_service.samples import similarity, vectors
 from ilp_service.samples.sample import Message, Sample, with_stable_ids
 from ilp_service.samples.similarity import NEIGHBOURS, near_prompts, normalise_answer
 
@@ -46,17 +46,18 @@ def verdict(one: str, other: str, *rest: tuple[str, str]) -> bool:
     return next(bool(row["same_entities"]) for row in found if row["neighbour_id"] == data[1].sample_id)
 
 
-def test_neighbours_equal_brute_force_whatever_the_block() -> None:
+@pytest.mark.parametrize("threshold", [0.05, 0.4, 0.8, 0.95])
+def test_neighbours_equal_brute_force(threshold: float) -> None:
     data = samples(*world())
-    vectors = similarity._vectors([sample.prompt for sample in data])
-    cosine = np.asarray((vectors @ vectors.T).todense())
+    rows = vectors.vectors_of([sample.prompt for sample in data])
+    cosine = np.asarray((rows @ rows.T).todense())
     wanted = {
         (data[i].sample_id, data[j].sample_id)
         for i in range(len(data))
         for j in range(len(data))
-        if i != j and cosine[i, j] >= 0.4
+        if i != j and cosine[i, j] >= threshold
     }
-    found = near_prompts(data, data, threshold=0.4, limit=len(data))
+    found = near_prompts(data, data, threshold=threshold, limit=len(data))
     assert pairs(found) == wanted
     position = {sample.sample_id: at for at, sample in enumerate(data)}
     for row in found.to_pylist():
@@ -66,7 +67,9 @@ def test_neighbours_equal_brute_force_whatever_the_block() -> None:
 def test_blocks_and_the_order_of_the_left_side_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     data = samples(*world())
     whole = near_prompts(data, data, threshold=0.3)
-    monkeypatch.setattr(similarity, "_BLOCK_CELLS", 1)
+    monkeypatch.setattr(vectors, "_BLOCK_CELLS", 1)
+    monkeypatch.setattr(vectors, "_PAIRS", 3)
+    monkeypatch.setattr(similarity, "_JUDGED_PAIRS", 5)
     assert near_prompts(data, data, threshold=0.3).equals(whole)
     backwards = near_prompts(data[::-1], data, threshold=0.3)
     assert backwards.sort_by("sample_id").to_pylist() != []
