@@ -108,10 +108,12 @@ def make_tokenizer() -> Any:  # noqa: ANN401
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    raw = Tokenizer(models.WordLevel({f"t{token}": token for token in range(VOCABULARY)}, unk_token="t0"))  # noqa: S106
+    special = ["<unk>", "<eos>", "<pad>"]
+    words = [*special, *(f"t{token}" for token in range(len(special), VOCABULARY))]
+    raw = Tokenizer(models.WordLevel({word: token for token, word in enumerate(words)}, unk_token=special[0]))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     build: Any = PreTrainedTokenizerFast
-    return build(tokenizer_object=raw, unk_token="t0", eos_token="t1", pad_token="t2")  # noqa: S106
+    return build(tokenizer_object=raw, unk_token=special[0], eos_token=special[1], pad_token=special[2])
 
 
 def make_model(name: str) -> Any:  # noqa: ANN401

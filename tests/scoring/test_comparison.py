@@ -55,3 +55,11 @@ def test_shapes_have_the_options_they_say(script: ModuleType) -> None:
         assert max(lengths) <= shape.option[1]
         assert all(len(set(options)) == shape.options for _, options in prompts)
         assert (prompts[0][1] == prompts[1][1]) is shape.shared
+
+
+def test_every_word_is_one_token(script: ModuleType) -> None:
+    tokenizer = script.make_tokenizer()
+    for shape in script.SHAPES:
+        [(prompt, options)] = script.make_prompts(shape, 1, seed=0)
+        for text in (prompt, *options):
+            assert tokenizer.encode(text, add_special_tokens=False) == [int(word[1:]) for word in text.split()]
