@@ -89,6 +89,7 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
         forms["base_p"] = _from_scores(base)
         shots = Examples(evaluator.samples, measured.evaluation, settings.knowledge)
         short = [key for key in ids if not measured.long[key]]
+        with_probes = [sample.sample_id for sample in evaluator.pick(ids) if sample.probes]
         with evaluator.models.base() as model:
             scorer = evaluator.scorer(model)
 
@@ -104,7 +105,7 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
             if settings.knowledge.few_shot:
                 few = pa.concat_tables([passes.OPTION_SCORES.empty_table(), *evaluator.slices.run("few_shot", ids, passes.OPTION_SCORES, few_shot)])
                 forms["few_shot_base_p"] = _from_scores(scored_options(few, measured.long))
-            for form, keys, compute in (("cloze_base_p", short, cloze), ("probe_base_p", ids, own)):
+            for form, keys, compute in (("cloze_base_p", short, cloze), ("probe_base_p", with_probes, own)):
                 if keys:
                     tables = [passes.PROBES.empty_table(), *evaluator.slices.run(form, keys, passes.PROBES, compute)]
                     forms[form] = _form_probabilities(pa.concat_tables(tables))
