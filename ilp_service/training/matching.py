@@ -8,6 +8,7 @@ rendering; it is a rendering cut short; its text holds the sample's prompt and t
 from __future__ import annotations
 
 import bisect
+import hashlib
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
@@ -55,9 +56,13 @@ class RowMatcher:
     def match(self, ids: Sequence[int]) -> Match:
         """The samples in one row, padding removed."""
         key = _key(ids)
-        if key not in self._known:
-            self._known[key] = self._find(key, ids)
-        return self._known[key]
+        found = self._exact.get(key)
+        if found:
+            return Match(self._parts(found, key), how="exact")
+        name = hashlib.blake2b(key, digest_size=16).digest()
+        if name not in self._known:
+            self._known[name] = self._find(key, ids)
+        return self._known[name]
 
     def suspects(self, ids: Sequence[int]) -> frozenset[int]:
         """Samples that an unmatched row may hold after all, since it has words in common with them."""
@@ -71,7 +76,7 @@ class RowMatcher:
         return self._texts
 
     def _find(self, key: bytes, ids: Sequence[int]) -> Match:
-        for tail in range(min(_TAIL + 1, len(ids))):
+        for tail in range(1, min(_TAIL + 1, len(ids))):
             found = self._exact.get(key[: len(key) - 4 * tail])
             if found:
                 return Match(self._parts(found, key), how="exact")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["TrajectoryCallback", "add_facts", "read_trajectory", "trajectory_facts", "write_trajectory"]
 
 _COUNTS = "ilp_exposures.json"
+# Small batches stay in a processor's cache; an accelerator wants large ones.
+_CPU_TOKENS = 2048
+_GPU_TOKENS = 16_384
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class TrajectoryCallback(TrainerCallback):
         settings: DataSettings | None = None,
         max_samples: int | None = 10_000,
         wrong_answers: Mapping[str, Sequence[str]] | None = None,
-        max_batch_tokens: int = 8192,
+        max_batch_tokens: int | None = None,
         passes: float | None = None,
     ) -> None:
         """Say what is recorded, and where.
@@ -91,7 +94,7 @@ class TrajectoryCallback(TrainerCallback):
                 it has one.
             max_samples: Measure at most so many, chosen by a hash of their ids; exposures are counted for all.
             wrong_answers: Wrong answers by sample id, for ``p_correct``; multiple-choice samples have their own.
-            max_batch_tokens: Tokens forwarded at once while measuring.
+            max_batch_tokens: Tokens forwarded at once while measuring; ``None`` suits the device.
             passes: Passes over the data in the whole training, when the Trainer's own count is not meant.
 
         Raises:
@@ -141,12 +144,15 @@ class TrajectoryCallback(TrainerCallback):
                 "precision, LoRA or DDP training. Import a record of your own (docs/trajectory.md) instead."
             )
         started = time.perf_counter()
+        if self._recording is not None:
+            # The Trainer begins anew, with a smaller batch for instance.
+            self._recording.hook.remove()
         self._recording = self._start(args, state, kwargs)
+        self.seconds += time.perf_counter() - started
         if state.global_step == 0:
             self._measure(state, self._recording)
         else:
             self._go_on(args, state, self._recording)
-        self.seconds += time.perf_counter() - started
 
     def on_step_end(
         self,
@@ -207,6 +213,8 @@ class TrajectoryCallback(TrainerCallback):
         counter = ExposureCounter(ids, matcher, tokenizer.pad_token_id)
         if args.world_size > 1 or args.n_gpu > 1:
             counter.reason = "training ran on several devices, each of which sees only a part of the batches"
+        elif args.torch_compile:
+            counter.reason = "the model was compiled, so that its batches cannot be looked at"
         model = given["model"]
         meter = SampleMeter(
             model,
@@ -214,7 +222,7 @@ class TrajectoryCallback(TrainerCallback):
             [rendered[index] for index in measured],
             renderer,
             wrong_answers=self._wrong_answers,
-            max_batch_tokens=self._max_batch_tokens,
+            max_batch_tokens=self._max_batch_tokens or (_CPU_TOKENS if args.device.type == "cpu" else _GPU_TOKENS),
         )
         steps = _steps(state.max_steps, self._points, self._every)
         facts: dict[str, object] = {
