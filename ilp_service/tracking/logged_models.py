@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,7 @@ def _log_transformers(run: Run, model: object, tokenizer: object, base: str | Pa
             )
         base_path = str(Path(base).absolute())
     run.tracking.client()
-    with connection.translated(run.tracking.uri):
+    with connection.translated(run.tracking.uri), _hub_is_off():
         info = mlflow.transformers.log_model(
             {"model": model, "tokenizer": tokenizer},
             name="checkpoint",
@@ -105,3 +106,16 @@ def _log_transformers(run: Run, model: object, tokenizer: object, base: str | Pa
             pip_requirements=_pins("torch", "transformers", *(["peft"] if adapter else [])),
         )
     return str(info.model_uri)
+
+
+@contextlib.contextmanager
+def _hub_is_off() -> Iterator[None]:
+    """Keep MLflow from asking the hub for a licence and a model card, which takes up to a minute without a network."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -56,6 +56,7 @@ def find(client: Any, store: str, uri: str) -> ModelSource:  # noqa: ANN401 (MLf
 
     Raises:
         ModelNotFoundError: No such model, version, alias or run.
+        SourceUnreadableError: The version is there, what it points to is gone.
         TrackingError: The store is down or refuses.
     """
     if match := _RUN_URI.match(uri):
@@ -114,12 +115,17 @@ def _find_version(client: Any, store: str, uri: str, name: str, version: str | N
     tags = dict(model.tags)
     run_id = found.run_id or None
     artifact_uri = found.source
-    if model_id is not None:
-        logged = _find_logged(client, store, uri, model_id)
-        artifact_uri, run_id = logged.artifact_uri, run_id or logged.run_id
-        tags |= logged.tags
-    elif found.source.startswith("runs:/"):
-        inner = find(client, store, found.source)
+    inner = None
+    try:
+        if model_id is not None:
+            inner = _find_logged(client, store, uri, model_id)
+        elif found.source.startswith("runs:/"):
+            inner = find(client, store, found.source)
+    except ModelNotFoundError as error:
+        raise SourceUnreadableError(
+            f"models:/{name}/{found.version} says its files are at {found.source}, which is gone: {error}"
+        ) from error
+    if inner is not None:
         artifact_uri, run_id, model_id = inner.artifact_uri, run_id or inner.run_id, inner.model_id
         tags |= inner.tags
     return ModelSource(
