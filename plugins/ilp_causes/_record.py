@@ -116,8 +116,8 @@ class Record:
         total = np.repeat(self.largest(self.exposures), np.diff(np.append(self.starts, len(self.loss))))
         return self.first((self.exposures == total) & (total > 0))
 
-    def learned_loss(self, study: Study, quantile: float = 0.9) -> float:
-        """The loss at which samples count as learned: what 90 % of the samples that were learned ended below.
+    def learned_loss(self, study: Study, quantile: float = 0.95) -> float:
+        """The loss at which samples count as learned: what 95 % of the samples that were learned ended below.
 
         Relative to the data itself, so that long answers and short ones, tiny models and large ones compare.
         """

@@ -15,6 +15,8 @@ from ilp_causes._record import Record, at_unlearned
 from ilp_service.plugin import Array, Cause, Need, Signal, Study
 
 _EARLY = 0.5
+_LOST = 0.1
+"""Probability per token: a sample may be half learned when the tide turns, and that half forgotten."""
 _PARTS = 10
 """The paper's Table 11 compares the first, middle and last tenth of the data."""
 
@@ -96,8 +98,8 @@ class LeftSideForgetting(Cause):
         return flag((signals["learned_at"] <= _EARLY) & lost & (signals["late_advantage"] > 0))
 
     def excluded(self, signals: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """At no recorded step did it stand as learned."""
-        never: npt.NDArray[np.bool_] = signals["ever_learned"] == 0
+        """At no recorded step did it stand as learned, and nothing worth naming was lost of what it had gained."""
+        never: npt.NDArray[np.bool_] = (signals["ever_learned"] == 0) & (signals["peak_drop"] < _LOST)
         return never
 
     def explain(self, row: Mapping[str, Any]) -> str:
@@ -105,7 +107,10 @@ class LeftSideForgetting(Cause):
         if not known(row, "ever_learned"):
             return "The training record does not have this sample, so nothing is known about forgetting."
         if not number(row, "ever_learned"):
-            return f"It was never learned: its best probability per token was {percent(row, 'peak_likelihood')}."
+            return (
+                f"It was never quite learned: its probability by token rose to {percent(row, 'peak_likelihood')} at best "
+                f"and fell by {percent(row, 'peak_drop')} from there to the end of training."
+            )
         if number(row, "last_learned_at") == 1:
             return (
                 f"By its loss of {text(row, 'loss_now')} nats per token it still stood as learned at the last recorded "

@@ -78,7 +78,14 @@ def test_never_learned_rules_it_out() -> None:
     asked = ask(LeftSideForgetting(), study(NEVER))
     assert asked.excluded.tolist() == [True]
     assert asked.rule.tolist() == [0.0]
-    assert "never learned" in asked.sentences[0]
+    assert "never quite learned" in asked.sentences[0]
+
+
+def test_half_learned_and_lost_again_is_not_ruled_out() -> None:
+    asked = ask(LeftSideForgetting(), study((2.0, 0.7, 0.7, 2.0, 3.0)))
+    assert asked.rows[0]["ever_learned"] == 0
+    assert asked.excluded.tolist() == [False]
+    assert "rose to 50 % at best and fell by 45 %" in asked.sentences[0]
 
 
 def test_learned_late_or_still_learned_does_not_fulfil_the_rule() -> None:
