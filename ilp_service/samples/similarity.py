@@ -12,7 +12,7 @@ import pyarrow as pa
 from ilp_service.samples.answers import normalise_answer
 from ilp_service.samples.questions import Flags, Indices, Question, SameThing
 from ilp_service.samples.sample import Sample
-from ilp_service.samples.vectors import Scores, search_all, search_hashed, vectors_of
+from ilp_service.samples.vectors import Scores, search_all, vectors_of
 
 __all__ = ["NEIGHBOURS", "near_prompts", "normalise_answer"]
 
@@ -26,7 +26,6 @@ NEIGHBOURS = pa.schema(
     ]
 )
 
-EXACT_PROMPTS = 20_000
 _JUDGED_PAIRS = 50_000
 
 
@@ -34,10 +33,10 @@ def near_prompts(left: Sequence[Sample], samples: Sequence[Sample], *, threshold
     """The nearest prompts of each of some samples (schema ``NEIGHBOURS``), most telling first (paper, section 5).
 
     Similarity is the cosine of character 3- to 5-gram TF-IDF vectors of the conversation before the response,
-    system messages apart; rare words weigh most. Up to ``EXACT_PROMPTS`` distinct prompts every pair is compared,
-    beyond that the candidates of a MinHash index. Identical prompts are found either way. ``same_entities`` is the
-    verdict of :class:`~ilp_service.samples.questions.SameThing`: templated questions about different persons are
-    near, but not the same question. Turns of the same row are no neighbours of each other.
+    system messages apart; rare words weigh most. Every pair of distinct prompts is compared; identical prompts
+    are always found. ``same_entities`` is the verdict of :class:`~ilp_service.samples.questions.SameThing`:
+    templated questions about different persons are near, but not the same question. Turns of the same row are no
+    neighbours of each other.
 
     Args:
         left: Samples whose neighbours are wanted.
@@ -119,8 +118,7 @@ class _Pool:
             yield question, others, scores, verdicts
 
     def _search(self, wanted: Sequence[int], threshold: float) -> Iterator[tuple[int, Indices, Scores]]:
-        search = search_all if self.vectors.shape[0] <= EXACT_PROMPTS else search_hashed
-        for question, others, scores in search(self.vectors, wanted, threshold):
+        for question, others, scores in search_all(self.vectors, wanted, threshold):
             keep = others != question
             others, scores = np.append(others[keep], question), np.append(scores[keep], 1.0)
             order = np.argsort(others, kind="stable")

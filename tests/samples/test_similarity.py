@@ -127,25 +127,12 @@ def test_yes_and_no_agree_by_chance_and_teach_no_wording() -> None:
     assert not any(near_prompts(data, data, threshold=0.0, limit=100)["same_entities"].to_pylist())
 
 
-@pytest.mark.parametrize("exact", [True, False])
-def test_identical_prompts_are_always_found(monkeypatch: pytest.MonkeyPatch, exact: bool) -> None:
-    if not exact:
-        monkeypatch.setattr(similarity, "EXACT_PROMPTS", 0)
+def test_identical_prompts_are_always_found() -> None:
     rows = [*world(), ("where does  ann smith LIVE ?", "elsewhere")]
     data = samples(*rows)
     (row,) = [r for r in near_prompts(data[-1:], data, threshold=1.0).to_pylist() if r["similarity"] == 1.0]
     assert row["neighbour_id"] == data[0].sample_id
     assert (row["same_answer"], row["same_entities"]) == (False, True)
-
-
-def test_hashed_candidates_find_what_the_exact_search_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = samples(*world())
-    exact = near_prompts(data, data, threshold=0.8, limit=100)
-    monkeypatch.setattr(similarity, "EXACT_PROMPTS", 0)
-    hashed = near_prompts(data, data, threshold=0.8, limit=100)
-    assert hashed.equals(near_prompts(data, data, threshold=0.8, limit=100))
-    assert pairs(hashed) <= pairs(exact)
-    assert len(pairs(hashed)) >= 0.9 * len(pairs(exact)) > 0
 
 
 def test_of_many_duplicates_contradictions_come_first_and_agreement_keeps_a_quarter() -> None:
