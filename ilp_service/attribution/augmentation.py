@@ -15,6 +15,12 @@ Labels = npt.NDArray[np.str_]
 BASE_CAUSES = ("missing_knowledge", "pretraining_conflict")
 """Built-in causes without a signal that does not need the base model."""
 
+FORMS = ("zero_shot_", "few_shot_", "cloze_")
+"""How the signals of those causes begin that belong to one form of asking; the others pool all forms."""
+
+UNUSUAL_FORM = "cloze_"
+"""The form in which long questions cannot be asked."""
+
 TRAJECTORY_CAUSES = ("left_side_forgetting",)
 """Built-in causes that are not measured at all without a training record."""
 
@@ -35,8 +41,9 @@ TRAJECTORY_SIGNALS = (
 """Signals of the other built-in causes that need one."""
 
 _RANDOM_SHARE = 0.3
+_ROWS = 12_000
 _UNEXPLAINED_SHARE = 6
-"""One row that nothing explains for every six of the table: close to the paper's 22 % without a cause."""
+"""One row that nothing explains for every six of the table: nearly as many as of each of five causes."""
 
 
 def cause_of(feature: str) -> str:
@@ -59,6 +66,9 @@ class Augmenter:
             cause: np.flatnonzero([name == cause for name in names]) for cause in dict.fromkeys(names)
         }
         self._base = np.array([name in BASE_CAUSES for name in names], dtype=np.bool_)
+        signals = [feature.partition(".")[2] for feature in features]
+        self._unusual = self._base & np.array([name.startswith(UNUSUAL_FORM) for name in signals], dtype=np.bool_)
+        self._pooled = self._base & np.array([not name.startswith(FORMS) for name in signals], dtype=np.bool_)
         self._trajectory = np.array(
             [
                 name in TRAJECTORY_CAUSES or feature in TRAJECTORY_SIGNALS
@@ -71,11 +81,12 @@ class Augmenter:
         """A copy in which every row has lost something.
 
         Each row loses, with equal chance: what needs the base model; what needs a training record; both; the
-        whole evidence of one cause; or each signal with a chance of 0.3. So a probability stays calibrated
-        where a real diagnosis could not measure everything.
+        whole evidence of one cause; each signal with a chance of 0.3; or the base's answers to statements, every
+        second time with all that pools the forms of asking. So a probability stays calibrated where a real
+        diagnosis could not measure everything.
         """
         copy = rows.copy()
-        kinds = self._rng.integers(5, size=len(copy))
+        kinds = self._rng.integers(6, size=len(copy))
         copy[np.ix_((kinds == 0) | (kinds == 2), self._base)] = np.nan
         copy[np.ix_((kinds == 1) | (kinds == 2), self._trajectory)] = np.nan
         blocks = list(self._blocks.values())
@@ -84,6 +95,8 @@ class Augmenter:
             copy[np.ix_((kinds == 3) & (chosen == number), block)] = np.nan
         lost = self._rng.random(copy.shape) < _RANDOM_SHARE
         copy[lost & (kinds == 4)[:, None]] = np.nan
+        copy[np.ix_(kinds == 5, self._unusual)] = np.nan
+        copy[np.ix_((kinds == 5) & (self._rng.random(len(copy)) < 0.5), self._pooled)] = np.nan
         return copy
 
     def unexplained(self, rows: Array, labels: Labels, worlds: Labels) -> tuple[Array, Labels]:
@@ -109,13 +122,17 @@ class Augmenter:
         return np.concatenate(made), np.concatenate(origins)
 
     def apply(self, rows: Array, labels: Labels, worlds: Labels) -> tuple[Array, Labels, Labels]:
-        """The table's rows, rows that nothing explains, and a masked copy of each; with labels and worlds."""
+        """The table's rows, rows that nothing explains, and masked copies of each; with labels and worlds.
+
+        A small table gets more copies, up to four, so that every kind of loss is seen often enough.
+        """
         strange, origins = self.unexplained(rows, labels, worlds)
         whole = np.concatenate([rows, strange])
         named = np.concatenate([labels, np.full(len(strange), UNATTRIBUTED)])
         groups = np.concatenate([worlds, origins])
+        copies = int(np.clip(_ROWS // len(whole) - 1, 1, 4))
         return (
-            np.concatenate([whole, self.masked(whole)]),
-            np.concatenate([named, named]),
-            np.concatenate([groups, groups]),
+            np.concatenate([whole, *(self.masked(whole) for _ in range(copies))]),
+            np.tile(named, 1 + copies),
+            np.tile(groups, 1 + copies),
         )

@@ -146,6 +146,9 @@ def test_masks_leave_what_they_do_not_need() -> None:
     whole_blocks = without_base & ~np.isnan(masked[:, rarity])
     assert 0.3 < whole_blocks.mean() < 0.5
     assert np.isnan(masked).any(axis=1).mean() > 0.95
+    entropy, pooled = features.index("missing_knowledge.cloze_entropy"), features.index("missing_knowledge.best_right")
+    only_the_form = np.isnan(masked[:, entropy]) & ~np.isnan(masked[:, pooled])
+    assert 0.07 < only_the_form.mean() < 0.2
 
 
 def test_the_blocks_are_what_the_built_in_causes_lose() -> None:
