@@ -81,23 +81,16 @@ def test_columns_may_be_absent_and_in_any_order(meta: MetaClassifier) -> None:
     np.testing.assert_array_equal(meta.predict_proba(lost), meta.predict_proba(absent))
 
 
-def test_a_cause_without_labels_is_not_looked_at() -> None:
-    table = signals_table(worlds=2, per_cause=30)
-    table = table.append_column("training_pipeline.fault", pa.array(np.linspace(0, 1, table.num_rows)))
-    meta = train_meta(table)
-    assert "training_pipeline" not in meta.causes
-    assert not any(name.startswith("training_pipeline") for name in meta.features)
-
-
-def test_rows_without_a_label_and_constant_columns_are_left_out() -> None:
-    table = signals_table(worlds=2, per_cause=30)
+def test_what_has_no_label_or_never_changes_is_not_looked_at() -> None:
+    table = signals_table(worlds=2, per_cause=20)
     labels = table["cause"].to_pylist()
     labels[:10] = [None] * 10
     table = table.set_column(3, "cause", pa.array(labels, pa.string()))
     table = table.append_column("missing_knowledge.flat", pa.array(np.ones(table.num_rows)))
+    table = table.append_column("training_pipeline.fault", pa.array(np.linspace(0, 1, table.num_rows)))
     meta = train_meta(table)
-    assert "missing_knowledge.flat" not in meta.features
     assert set(meta.causes) == set(CAUSES)
+    assert set(meta.features) == set(COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +108,7 @@ def test_a_table_that_cannot_be_used_is_refused(spoil: object, words: str) -> No
 
 
 def test_training_is_quick_enough_for_every_diagnosis() -> None:
-    table = signals_table(worlds=6, per_cause=100)
+    table = signals_table(worlds=4, per_cause=100)
     started = time.thread_time()
     train_meta(table)
     assert time.thread_time() - started < 10
