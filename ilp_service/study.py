@@ -24,7 +24,8 @@ class Study:
             probability of the option within the sample's options under ``p`` (tuned), ``base_p`` (base,
             the same prompt), ``few_shot_base_p``, ``cloze_base_p``, ``probe_base_p``; null where not measured.
         neighbours: One row a near pair of prompts: ``sample_id, neighbour_id, similarity`` (0-1, cosine),
-            ``same_answer`` (bool); only unlearned samples on the left side.
+            ``same_answer`` (bool), ``same_entities`` (bool: both ask about the same thing, and not only by the same
+            template); only unlearned samples on the left side.
         rendering: One row a sample, what the tokenizer made of it: ``sample_id, prompt_tokens, response_tokens,
             truncated_tokens`` (response tokens beyond the training length), ``bos_tokens, ends_with_eos,
             unknown_tokens, round_trips, end_logprob`` (nats, tuned model's log-probability of the end token
