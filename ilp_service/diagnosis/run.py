@@ -82,6 +82,10 @@ def _announce(prepared: Prepared, say: Callable[[str], None]) -> None:
         say("base: not known, so causes that need it cannot be measured; name it with --base or the tag ilp.base_model")
     say(f"data: {data.path}, {data.format}, {data.rows} rows, {len(prepared.samples)} samples, "
         f"{prepared.quarantine.num_rows} quarantined")  # fmt: skip
+    if data.unused_columns:
+        say(f"columns that are not used: {', '.join(data.unused_columns)}")
+    if data.context_only_turns:
+        say(f"{data.context_only_turns} assistant turns are context only (nothing stands before them, or their weight is 0)")
     rendering = ", ".join(f"{key} {value!r}" for key, value in prepared.renderer.describe().items())
     say(f"rendering: {rendering}")
     say(f"trajectory: {prepared.trajectory_source}")
