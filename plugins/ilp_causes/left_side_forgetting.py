@@ -108,7 +108,8 @@ class LeftSideForgetting(Cause):
             return "The training record does not have this sample, so nothing is known about forgetting."
         if not number(row, "ever_learned"):
             return (
-                f"It was never quite learned: its probability by token rose to {percent(row, 'peak_likelihood')} at best "
+                "It was never quite learned: its probability per token "
+                f"rose to {percent(row, 'peak_likelihood')} at best "
                 f"and fell by {percent(row, 'peak_drop')} from there to the end of training."
             )
         if number(row, "last_learned_at") == 1:
