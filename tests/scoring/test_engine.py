@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ilp_service.errors import AdapterKeysError, IlpWarning
 from ilp_service.scoring.attention import FlatLayout
+from ilp_service.scoring.batching import Piece
 from ilp_service.scoring.engine import Scorer
 from ilp_service.scoring.head import rows_at_once
 from ilp_service.scoring.parts import ModelParts
 from ilp_service.scoring.requests import OptionScores, ScoringRequest
+from ilp_service.scoring.routes import RUNNERS, Reads
 from tests.scoring.families import FLAT, PADDED, make_requests, plain, tiny_model
 
 
@@ -165,6 +167,27 @@ def test_an_adapter_counts_and_can_be_switched_off() -> None:
     assert largest_difference(bare, tuned) > 1e-2
     with wrapped.disable_adapter():
         assert largest_difference(bare, scores(wrapped, requests)) < 1e-5
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, requests = tiny_model("Qwen2"), make_requests()
+    scorer, expected = Scorer(model, max_batch_tokens=500), scores(model, requests)
+    flat, sizes = RUNNERS["flat"], []
+
+    def small_device(parts: ModelParts, pieces: Sequence[Piece], max_tokens: int) -> list[Reads]:
+        sizes.append(len(pieces))
+        if len(pieces) > 2:
+            raise torch.OutOfMemoryError
+        return flat(parts, pieces, max_tokens)
+
+    monkeypatch.setitem(RUNNERS, "flat", small_device)
+    assert largest_difference(expected, list(scorer.score(requests))) < 1e-4
+    assert max(sizes) > 2
+    monkeypatch.setitem(
+        RUNNERS, "flat", lambda parts, pieces, max_tokens: small_device(parts, [*pieces] * 3, max_tokens)
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        list(scorer.score(requests))
 
 
 def test_a_learned_prompt_is_refused_by_name() -> None:
