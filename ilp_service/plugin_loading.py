@@ -6,6 +6,7 @@ A plugin that cannot be loaded is reported and left out; the others are not touc
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.machinery
 import importlib.util
 import math
@@ -57,7 +58,10 @@ class _Found:
 
     def load(self) -> object:
         """Import it; whatever its code raises comes through."""
-        return self.source.load() if isinstance(self.source, metadata.EntryPoint) else _import_file(self.source)
+        # Not the other way round: once importlib_metadata is imported, entry points are of its class.
+        if not isinstance(self.source, Path):
+            return self.source.load()
+        return _import_package(self.source) if self.source.is_dir() else _import_file(self.source)
 
 
 @dataclass(slots=True)
@@ -72,10 +76,11 @@ class _Collected:
 
 
 def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
-    """Load the installed plugins, then every ``*.py`` file of the named folders.
+    """Load the installed plugins, then every ``*.py`` file and every package of the named folders.
 
-    Folders are code: only those named here are read, never the current directory by itself. Files whose name begins
-    with an underscore and sub-folders are left alone. Built-in causes come first, then other packages by name, then
+    Folders are code: only those named here are read, never the current directory by itself. Files and packages whose
+    name begins with an underscore, and sub-folders without ``__init__.py``, are left alone; a package that is
+    installed as well is loaded once. Built-in causes come first, then other packages by name, then
     files in the order of the folders and of their names; of two causes with one name the first is kept.
 
     Raises:
@@ -89,6 +94,8 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
     for plugin in found.values():
         try:
             module = plugin.load()
+            if manager.is_registered(module):
+                continue
             manager.register(module, name=plugin.where)
             _accept(plugin, _ask(manager, module), collected)
         # A plugin's code may raise anything, SystemExit included; only a person's Ctrl-C goes through.
@@ -191,10 +198,14 @@ def _in_folder(folder: Path) -> list[_Found]:
     if not folder.is_dir():
         raise PluginLoadError(f"Plugin folder {folder} is a file; name the folder that it lies in, {folder.parent}.")
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix == ".py" and path.is_file())
+        files = sorted(path for path in folder.iterdir() if _is_plugin(path))
     except OSError as error:
         raise PluginLoadError(f"Plugin folder {folder} cannot be read ({error.strerror}); allow reading it.") from error
     return [_Found(str(path), None, path) for path in files if not path.name.startswith("_")]
+
+
+def _is_plugin(path: Path) -> bool:
+    return (path / "__init__.py").is_file() if path.is_dir() else path.suffix == ".py"
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):
@@ -221,6 +232,18 @@ def _import_file(path: Path) -> object:
     except BaseException:
         del sys.modules[name]
         raise
+    return module
+
+
+def _import_package(folder: Path) -> object:
+    parent = str(folder.parent.resolve())
+    # At the end, so that nothing that is installed is shadowed.
+    if parent not in sys.path:
+        sys.path.append(parent)
+    module = importlib.import_module(folder.name)
+    found = Path(str(module.__file__)).resolve()
+    if found != (folder / "__init__.py").resolve():
+        raise ImportError(f"another package {folder.name!r} is installed at {found.parent}; rename one of them")
     return module
 
 
