@@ -41,6 +41,9 @@ VERSION = 1
 CLOZE_GATE = 0.95
 """Share of the corpus's facts that a base must complete before it is fine-tuned."""
 
+POINTS = 13
+"""Measurements of every sample while it is fine-tuned; more cost more than the training."""
+
 Progress = Callable[[str, int, int], None]
 """Told the stage, and how much of how much of it is done."""
 
@@ -227,7 +230,7 @@ def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path
     model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
     rows = _training_rows(world, data, settings, Renderer(tokenizer, settings))
     recorder = TrajectoryCallback(
-        folder / "trajectory.parquet", data, tokenizer=tokenizer, settings=settings, passes=size.passes
+        folder / "trajectory.parquet", data, points=POINTS, tokenizer=tokenizer, settings=settings, passes=size.passes
     )
     result = fine_tune(
         model,
