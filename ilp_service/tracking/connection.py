@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import re
@@ -113,6 +114,22 @@ def probing() -> Iterator[None]:
     """Give up after ``PROBE_SECONDS``, without retries, on calls to a web server made inside."""
     with _environment(_PROBE):
         yield
+
+
+@contextlib.contextmanager
+def made_once(uri: str) -> Iterator[None]:
+    """Let one process at a time make the tables of an embedded store; two at once break it."""
+    path = sqlite_path(uri)
+    if path is None:
+        yield
+        return
+    # The folder itself is locked, so that no file is left behind; the lock ends with the process at the latest.
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class Tracking:
 
         if self._client is None:
             connection.prepare(self.uri)
-            with connection.translated(self.uri), connection.probing():
+            with connection.translated(self.uri), connection.made_once(self.uri), connection.probing():
                 client = mlflow.MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
             self._client = client

@@ -53,6 +53,20 @@ def test_embedded_store_lies_in_mlruns(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == ["artifacts", "mlflow.db"]
 
 
+def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+    script = "from ilp_service.tracking import Tracking\nwith Tracking().run('x') as run: print(run.experiment_id)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert answers[0] == answers[1] != ""
+
+
 def test_everything_logged_is_found_again(workplace: Path) -> None:
     tracking = Tracking(experiment="other")
     base = save_tiny(workplace / "m", "qwen2")
