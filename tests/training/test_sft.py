@@ -104,8 +104,11 @@ def test_sequential_training_finishes_a_subset_before_the_next(request_of: Train
     assert [counts[step, "late"] for step in (0, 2, 4, 6, 8)] == [0, 0, 0, 1, 2]
 
 
-def test_a_failed_training_is_failed_in_the_store_and_can_be_resumed(request_of: TrainRequest, workplace: Path) -> None:
-    saving = replace(request_of, loop=replace(LOOP, save_every=2))
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=2, dropout=0.1)])
+def test_a_failed_training_is_failed_in_the_store_and_can_be_resumed(
+    request_of: TrainRequest, workplace: Path, lora: LoraOptions | None
+) -> None:
+    saving = replace(request_of, loop=replace(LOOP, save_every=2), lora=lora)
 
     def fail(step: int, _steps: int, _loss: float) -> None:
         if step == 5:
@@ -116,13 +119,14 @@ def test_a_failed_training_is_failed_in_the_store_and_can_be_resumed(request_of:
         train(saving, tracking, fail)
     failed = tracking.client().search_runs([tracking.experiment_id()])
     assert [run.info.status for run in failed] == ["FAILED"]
-    assert not (request_of.output / "model").exists()
+    assert [path for path in request_of.output.iterdir() if path.name in ("model", "adapter")] == []
     with pytest.raises(SettingsError, match="belong to another base, data or setting"):
         train(replace(saving, epochs=3, resume=True), tracking)
     resumed = train(replace(saving, resume=True), tracking)
-    whole = train(replace(request_of, output=workplace / "whole"), tracking)
+    whole = train(replace(request_of, output=workplace / "whole", lora=lora), tracking)
     assert resumed.loop.resumed_from == 4
-    assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+    (weights,) = [path.name for path in whole.model.glob("*.safetensors")]
+    assert (resumed.model / weights).read_bytes() == (whole.model / weights).read_bytes()
     known = read_samples(request_of.data, DataSettings()).all_ids
     assert read_trajectory(resumed.trajectory, known).equals(read_trajectory(whole.trajectory, known))
 
