@@ -143,5 +143,5 @@ def test_source_that_was_deleted(workplace: Path, find: Find) -> None:
     with Tracking().run("x") as run:
         made = run.register("bot", folder=save_tiny(workplace / "m", "qwen2"))
     shutil.rmtree(made.artifact_uri)
-    with pytest.raises(SourceUnreadableError, match="models:/bot/1 says its files are at .*gone"):
+    with pytest.raises(SourceUnreadableError, match=r"models:/bot/1 says its files are at .*gone"):
         find("models:/bot/1")
