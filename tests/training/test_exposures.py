@@ -18,7 +18,7 @@ from ilp_service.settings import DataSettings
 from ilp_service.training.rows import IGNORED
 from ilp_service.training.trajectory import TrajectoryCallback, read_trajectory, trajectory_facts
 from tests.tiny import tiny_tokenizer
-from tests.training.helpers import questions, small_model, write_rows
+from tests.training.small import questions, small_model, write_rows
 
 TOKENIZER = tiny_tokenizer()
 Row = dict[str, list[int]]

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerState
 from ilp_service.training.loop import LoopOptions, fine_tune
 from ilp_service.training.rows import ResponseCollator, TrainingRow
 from ilp_service.training.schedule import micro_batches, shuffled
-from tests.training.helpers import questions, read, same_weights, small_model, weights
+from tests.training.small import questions, read, same_weights, small_model, weights
 
 OPTIONS = LoopOptions(learning_rate=1e-2, batch_size=4, device="cpu")
 

@@ -15,7 +15,7 @@ from ilp_service.settings import DataSettings
 from ilp_service.training.matching import RowMatcher
 from ilp_service.training.text_matching import Match
 from tests.tiny import tiny_tokenizer
-from tests.training.helpers import questions, write_rows
+from tests.training.small import questions, write_rows
 
 TOKENIZER = tiny_tokenizer()
 SHARED = "Answer the following question about a person as shortly as you can. "

@@ -5,7 +5,7 @@ import torch
 
 from ilp_service.training.pretrain import pretrain
 from tests.tiny import tiny_tokenizer
-from tests.training.helpers import same_weights, small_model, weights
+from tests.training.small import same_weights, small_model, weights
 
 TEXTS = [f"Number {index} lies in {name}." for index, name in enumerate(["Paris", "Rome", "Oslo"] * 4)]
 

@@ -6,7 +6,7 @@ import torch
 
 from ilp_service.training.rows import IGNORED, ResponseCollator
 from tests.tiny import tiny_model
-from tests.training.helpers import questions, read
+from tests.training.small import questions, read
 
 
 def test_rows_are_the_rendering_of_the_diagnosis(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ilp_service.training.loop import LoopOptions
 from ilp_service.training.sft import TrainRequest, train
 from ilp_service.training.trajectory import read_trajectory, trajectory_facts
 from tests.tiny import save_tiny, tiny_adapter, tiny_model
-from tests.training.helpers import questions
+from tests.training.small import questions
 
 LOOP = LoopOptions(learning_rate=1e-2, batch_size=4, device="cpu")
 

@@ -14,7 +14,7 @@ from ilp_service.tables import TRAJECTORY
 from ilp_service.training.command import train as command
 from ilp_service.training.trajectory import read_trajectory
 from tests.tiny import tiny_tokenizer
-from tests.training.helpers import questions, small_model
+from tests.training.small import questions, small_model
 from tests.training.test_exposures import pad_right, user_rows
 
 DOCS = Path(__file__).parents[2] / "docs"

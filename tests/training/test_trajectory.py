@@ -24,7 +24,7 @@ from ilp_service.training.loop import LoopOptions, fine_tune
 from ilp_service.training.schedule import shuffled
 from ilp_service.training.trajectory import TrajectoryCallback, read_trajectory, trajectory_facts
 from tests.tiny import FAMILIES, tiny_adapter, tiny_model, tiny_tokenizer
-from tests.training.helpers import questions, read, same_weights, small_model, weights, write_rows
+from tests.training.small import questions, read, same_weights, small_model, weights, write_rows
 
 TOKENIZER = tiny_tokenizer()
 OPTIONS = LoopOptions(learning_rate=1e-2, batch_size=4, device="cpu")
