@@ -1,20 +1,23 @@
 """Which answers could stand in each other's place: the values of the same type.
 
-Questions made from one pattern ("where does … live?") draw their answers from one set. Patterns are found
-by masking rare words; patterns whose answer sets overlap are one type, however they are phrased.
+Questions made from one pattern ("where does … live?") draw their answers from one closed set. Patterns are found by
+masking rare words at several levels; patterns with much the same answers are one, however they are phrased. An answer
+belongs to the smallest set that it is in, so that a catch-all pattern does not mix the types.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_WORDS = 60
 LEVELS = (0.2, 0.1, 0.05, 0.02)
-MIN_VALUES = 4
-MIN_OVERLAP = 0.3
+MIN_JACCARD = 0.5
+MIN_SAMPLES_A_VALUE = 2.0
+MIN_SHARE = 0.03
+MAX_PATTERNS = 500
 _WORD = re.compile(r"\w+")
 
 
@@ -24,7 +27,8 @@ class AnswerTypes:
 
     Attributes:
         type_of: Index of the type, one a sample.
-        values: The distinct answers of each type, most frequent first, ties in alphabetical order.
+        values: The distinct answers of each type, most frequent first, ties in alphabetical order. The last type
+            holds the answers that belong to no closed set.
         subject_of: Key of what each prompt is about (its rarest repeated words), ``None`` where it has none.
     """
 
@@ -38,49 +42,52 @@ def prompt_words(prompt: str) -> list[str]:
     return _WORD.findall(prompt.lower())[-MAX_WORDS:]
 
 
-def _overlap(left: set[str], right: set[str]) -> bool:
-    shared, smaller = len(left & right), min(len(left), len(right))
-    return shared >= min(2, smaller) and shared >= MIN_OVERLAP * smaller
+def _joined(found: Iterable[Counter[str]]) -> list[Counter[str]]:
+    """Answer counts with much the same answers taken together, in the order given."""
+    groups: list[Counter[str]] = []
+    for counts in found:
+        for group in groups:
+            if len(group.keys() & counts.keys()) >= MIN_JACCARD * len(group.keys() | counts.keys()):
+                group.update(counts)
+                break
+        else:
+            groups.append(Counter(counts))
+    return groups
 
 
-def _merge(children: dict[tuple[str, ...], list[int]], answers: Sequence[str]) -> list[list[int]]:
-    """Join patterns whose answers overlap; patterns with too few answers of their own stay together."""
-    groups: list[tuple[set[str], list[int]]] = []
-    for _, members in sorted(children.items(), key=lambda item: (-len(item[1]), item[0])):
-        values = {answers[i] for i in members}
-        joined = [group for group in groups if _overlap(values, group[0])]
-        for group in joined:
-            values |= group[0]
-            members = group[1] + members
-        groups = [group for group in groups if group not in joined] + [(values, members)]
-    whole = [sorted(members) for values, members in groups if len(values) >= MIN_VALUES]
-    rest = sorted(i for values, members in groups if len(values) < MIN_VALUES for i in members)
-    return whole + ([rest] if rest else [])
+def _closed_sets(patterns: Sequence[tuple[str, ...]], answers: Sequence[str]) -> list[Counter[str]]:
+    """Answer counts of the patterns at one level, like patterns joined, those kept whose answers repeat enough."""
+    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for pattern, answer in zip(patterns, answers, strict=True):
+        counts[pattern][answer] += 1
+    largest = sorted(counts.items(), key=lambda item: (-item[1].total(), item[0]))[:MAX_PATTERNS]
+    # A pattern of a few samples (one person's, say) has a small set by chance.
+    least = MIN_SHARE * len(answers)
+    joined = _joined(found for _, found in largest)
+    return [g for g in joined if len(g) > 1 and g.total() >= max(MIN_SAMPLES_A_VALUE * len(g), least)]
 
 
 def infer_answer_types(prompts: Sequence[str], answers: Sequence[str]) -> AnswerTypes:
-    """Group samples by the pattern of their prompts and the answers those patterns share."""
+    """Find the closed sets of answers, and the one that each sample's answer belongs to."""
     words = [prompt_words(prompt) for prompt in prompts]
     frequency = Counter(word for row in words for word in set(row))
     total = max(len(prompts), 1)
-    groups = [list(range(len(prompts)))]
+    found: list[Counter[str]] = []
     for level in LEVELS:
-        finer: list[list[int]] = []
-        for group in groups:
-            children: dict[tuple[str, ...], list[int]] = defaultdict(list)
-            for i in group:
-                children[tuple(w for w in words[i] if frequency[w] >= level * total)].append(i)
-            # Many patterns of one sample each tell nothing about types, and pairing them would cost the square.
-            finer.extend([group] if len(children) > max(50, len(group) // 4) else _merge(children, answers))
-        groups = finer
-    type_of = [0] * len(prompts)
-    values = []
-    for index, group in enumerate(groups):
-        counts = Counter(answers[i] for i in group)
-        values.append(tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))))
-        for i in group:
-            type_of[i] = index
-    return AnswerTypes(tuple(type_of), tuple(values), tuple(_subject(row, frequency, total) for row in words))
+        found += _closed_sets([tuple(w for w in row if frequency[w] >= level * total) for row in words], answers)
+    sets = sorted(_joined(sorted(found, key=lambda g: (-len(g), sorted(g)))), key=lambda g: (len(g), sorted(g)))
+    home: dict[str, int] = {}
+    for index, group in enumerate(sets):
+        for answer in group:
+            home.setdefault(answer, index)
+    type_of = [home.get(answer, len(sets)) for answer in answers]
+    loose = Counter(answer for answer, kind in zip(answers, type_of, strict=True) if kind == len(sets))
+    values = tuple(_by_frequency(group) for group in (*sets, loose))
+    return AnswerTypes(tuple(type_of), values, tuple(_subject(row, frequency, total) for row in words))
+
+
+def _by_frequency(counts: Counter[str]) -> tuple[str, ...]:
+    return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
 
 
 def _subject(words: Sequence[str], frequency: Counter[str], total: int) -> frozenset[str] | None:
