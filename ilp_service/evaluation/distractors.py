@@ -101,7 +101,7 @@ class Distractors:
         self._long_pool = [i for i, is_long in enumerate(long) if is_long]
         self._short_pool = short
 
-    def options(self, sample_id: str, base_preferred: str | None = None) -> tuple[Option, ...]:
+    def options(self, sample_id: str, base_preferred: Sequence[str] = ()) -> tuple[Option, ...]:
         """The options of one sample, its own response first, no two alike."""
         i = self._index[sample_id]
         sample = self._samples[i]
@@ -126,13 +126,12 @@ class Distractors:
         return [(text, "twin") for text in list(dict.fromkeys(twins))[:limit]]
 
     def _short_candidates(
-        self, i: int, rng: np.random.Generator, base_preferred: str | None
+        self, i: int, rng: np.random.Generator, base_preferred: Sequence[str]
     ) -> list[tuple[str, str]]:
         sample, n = self._samples[i], self._short_index[i]
         numeric = _NUMBER.fullmatch(sample.response.strip()) is not None
         found = self._twin_answers(sample, MAX_TWINS)
-        if base_preferred:
-            found.append((base_preferred, "base_preferred"))
+        found += [(text, "base_preferred") for text in base_preferred]
         subject = self._types.subject_of[n]
         if subject is not None:
             others = list(dict.fromkeys(self._samples[j].response for j in self._by_subject[subject] if j != i))

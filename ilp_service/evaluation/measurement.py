@@ -27,6 +27,7 @@ SCHEMAS = {
     "base_options": passes.OPTION_SCORES,
     "options": passes.OPTION_SCORES,
     "generation": passes.GENERATIONS,
+    "base_statements": passes.COMPLETIONS,
 }
 Compute = Callable[[Sequence[str]], pa.Table]
 
@@ -112,11 +113,11 @@ class Evaluator:
         limit = self.settings.evaluation.long_answer_tokens
         long = {key: length > limit for key, length in lengths.items()}
         ids = [sample.sample_id for sample in self.samples]
-        preferred = self._base_preferences(ids, long)
+        preferred = self._base_preferences(ids, long, lengths)
         distractors = Distractors(
             self.samples, [long[key] for key in ids], twins, self.settings.evaluation, self.settings.seed
         )
-        options = {key: distractors.options(key, preferred.get(key)) for key in ids}
+        options = {key: distractors.options(key, preferred.get(key, ())) for key in ids}
         if self.models.has_base:
             with self.models.base() as model:
                 self._drain("base_options", ids, self._score(self.scorer(model), options))
@@ -133,16 +134,19 @@ class Evaluator:
     def _score(self, scorer: Scorer, options: passes.Options) -> Compute:
         return lambda keys: passes.score_options(scorer, self.renderer, self.pick(keys), options)
 
-    def _generate(self, model: PreTrainedModel, long: Mapping[str, bool]) -> Compute:
-        part = self.settings.evaluation
-        generator = Generator(
+    def _generator(self, model: PreTrainedModel, samples: int) -> Generator:
+        return Generator(
             model,
             max_batch_tokens=self.settings.scoring.max_batch_tokens,
             stop_ids=self.renderer.stop_ids,
-            temperature=part.temperature,
-            samples=part.samples,
+            temperature=self.settings.evaluation.temperature,
+            samples=samples,
             seed=self.settings.seed,
         )
+
+    def _generate(self, model: PreTrainedModel, long: Mapping[str, bool]) -> Compute:
+        part = self.settings.evaluation
+        generator = self._generator(model, part.samples)
         return lambda keys: passes.generate(generator, self.renderer, self.pick(keys), long, part)
 
     def _drain(self, name: str, ids: Sequence[str], compute: Compute) -> None:
@@ -152,17 +156,27 @@ class Evaluator:
     def _stored(self, name: str, ids: Sequence[str]) -> Iterator[pa.Table]:
         return self.slices.read(name, ids, SCHEMAS[name])
 
-    def _base_preferences(self, ids: Sequence[str], long: Mapping[str, bool]) -> dict[str, str]:
-        """What the base says by itself to each prompt with a short answer."""
+    def _base_preferences(
+        self, ids: Sequence[str], long: Mapping[str, bool], lengths: Mapping[str, int]
+    ) -> dict[str, tuple[str, ...]]:
+        """What the base says by itself where the answer is short: to the prompt, and to complete its statement."""
         if not (self.models.has_base and self.settings.evaluation.generate):
             return {}
+        short = [key for key in ids if not long[key]]
         with self.models.base() as model:
             self._drain("base_generation", ids, self._generate(model, long))
-        found = {}
-        for table in self._stored("base_generation", ids):
-            for key, text in zip(*(table.column(n).to_pylist() for n in ("sample_id", "greedy_text")), strict=True):
-                if not long[key] and text.strip():
-                    found[key] = text.strip()
+            generator = self._generator(model, 0)
+            self._drain(
+                "base_statements",
+                short,
+                lambda keys: passes.complete_statements(generator, self.renderer, self.pick(keys), lengths),
+            )
+        found: dict[str, tuple[str, ...]] = {}
+        for name, keys, column in (("base_generation", ids, "greedy_text"), ("base_statements", short, "text")):
+            for table in self._stored(name, keys):
+                for key, text in zip(*(table.column(n).to_pylist() for n in ("sample_id", column)), strict=True):
+                    if not long[key] and text.strip():
+                        found[key] = (*found.get(key, ()), text.strip())
         return found
 
     def _rows(

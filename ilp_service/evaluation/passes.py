@@ -6,6 +6,7 @@ slice and go on where it stopped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,8 @@ GENERATIONS = pa.schema(
         ("sample_match_rate", pa.float64()),
     ]
 )
+COMPLETIONS = pa.schema([("sample_id", pa.string()), ("text", pa.string())])
+_END_OF_ANSWER = re.compile(r"[.,;:!?\n]")
 PROBES = pa.schema([("sample_id", pa.string()), ("option", pa.int64()), ("p", pa.float64())])
 
 Options = Mapping[str, Sequence[Option]]
@@ -159,3 +162,17 @@ def generate(
         hits = [matches(wanted, text, long=long[answer.key], threshold=settings.rouge_l) for text in texts]
         rows.append((answer.key, texts[0], hits[0], float(np.mean(hits[1:])) if len(hits) > 1 else None))
     return _rows(GENERATIONS, rows)
+
+
+def complete_statements(
+    generator: Generator, renderer: Renderer, samples: Sequence[Sample], lengths: Mapping[str, int]
+) -> pa.Table:
+    """How the base completes the statement made of each question, up to the first punctuation."""
+    requests = []
+    for sample in samples:
+        for statement in statements(sample.prompt)[:1]:
+            context, _ = renderer.render_statement(statement, sample.response)
+            requests.append(GenerationRequest(sample.sample_id, context, lengths[sample.sample_id] + 4))
+    answers = generator.generate(requests)
+    texts = [(answer.key, _END_OF_ANSWER.split(renderer.decode(answer.greedy).strip())[0].strip()) for answer in answers]
+    return _rows(COMPLETIONS, texts)

@@ -41,7 +41,7 @@ def test_values_of_one_type_are_found_across_phrasings() -> None:
 
 def test_a_short_answer_meets_its_type_and_its_subjects_other_values() -> None:
     samples = world()
-    options = chooser(samples).options(samples[0].sample_id, base_preferred="Tokyo")
+    options = chooser(samples).options(samples[0].sample_id, base_preferred=["Tokyo"])
     texts = {option.text: option.source for option in options}
     assert options[0].gold
     assert options[0].text == samples[0].response
@@ -53,7 +53,7 @@ def test_a_short_answer_meets_its_type_and_its_subjects_other_values() -> None:
 def test_no_option_repeats_the_right_answer_or_another() -> None:
     samples = world()
     for s in samples:
-        keys = [normalise_answer(o.text) for o in chooser(samples).options(s.sample_id, base_preferred=f" {s.response.upper()} ")]
+        keys = [normalise_answer(o.text) for o in chooser(samples).options(s.sample_id, base_preferred=[f" {s.response.upper()} "])]
         assert len(keys) == len(set(keys))
 
 
