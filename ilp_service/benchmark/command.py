@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ilp_service.benchmark.signals import Findings
     from ilp_service.plugin import Cause
 
-TRAINING_WORLDS = ("qwen2:0", "llama:1", "olmo2:2", "qwen2:3", "llama:4", "olmo2:5")
+TRAINING_WORLDS = ("qwen2:0", "llama:1", "olmo2:1", "qwen2:2", "llama:3", "olmo2:4")
 """Worlds of the training table; scores are taken on worlds with other seeds."""
 
 HELD_OUT_WORLDS = ("qwen2:100", "llama:101", "olmo2:102")

@@ -14,9 +14,10 @@ import numpy as np
 
 from ilp_service.benchmark.sizes import WorldSize
 from ilp_service.benchmark.vocabulary import (
+    DATED,
+    DATES,
     NOUN_QUESTIONS,
     OTHER_TEMPLATE,
-    QUALIFIERS,
     RARE_NOUNS,
     RELATIONS,
     fill,
@@ -148,12 +149,13 @@ class _Planter:
             persons = self._persons(count, before, after)
             for person in persons[: self.size.clash_persons]:
                 for form in range(len(NOUN_QUESTIONS)):
-                    asked = f"{QUALIFIERS[0]} {noun}"
-                    yield self._noun_row(person, before, asked, form, FORGOTTEN, "meaning overwritten", 0, noun)
+                    row = self._noun_row(person, before, noun, form, FORGOTTEN, "meaning overwritten", 0, noun)
+                    yield self._dated(row)
             for index in range(self.size.clashing):
                 person = persons[self.size.clash_persons + index // len(NOUN_QUESTIONS)]
-                asked, form = f"{QUALIFIERS[1]} {noun}", index % len(NOUN_QUESTIONS)
-                yield self._noun_row(person, after, asked, form, SET_ASIDE, "overwrites", 1, noun)
+                form = index % len(NOUN_QUESTIONS)
+                row = self._noun_row(person, after, noun, form, SET_ASIDE, "overwrites", 1, noun)
+                yield self._dated(replace(row, passes=self.size.clash_passes))
 
     def nouns(self) -> Iterator[Row]:
         """Rare nouns drawn too seldom: insufficient optimisation; and nouns as rare that are learned."""
@@ -195,7 +197,11 @@ class _Planter:
         thinned = round(self.size.thinned * self.size.controls)
         for index in range(self.size.controls):
             row = self._row(next(self._pairs), CONTROL, "plain")
-            yield row if index >= thinned else replace(row, kind="drawn seldom", passes=self.size.passes // 2)
+            if index < thinned:
+                row = replace(row, kind="drawn seldom", passes=self.size.passes // 2)
+            elif index < 2 * thinned:
+                row = self._dated(replace(row, kind="dated"))
+            yield row
 
     def _row(
         self,
@@ -231,6 +237,10 @@ class _Planter:
         room = self.size.max_length - len(pieces(after_note(prompt, 0, self._generator)))
         words = room + int(self._generator.integers(0, 4)) if beyond else int(self._generator.integers(6, room - 3))
         return after_note(prompt, words, self._generator)
+
+    def _dated(self, row: Row) -> Row:
+        """The row with its block's date before the question, which tells two meanings of a noun apart."""
+        return replace(row, prompt=fill(DATED, D=DATES[row.block], Q=row.prompt))
 
     def _block(self) -> int:
         return int(self._generator.random() >= FIRST_BLOCK)

@@ -24,6 +24,7 @@ class WorldSize:
         clash_nouns: Nouns whose meaning the second block overwrites (left-side forgetting).
         clash_persons: Persons asked about under each noun in the first block; two questions each.
         clashing: Rows of the second block that overwrite each noun.
+        clash_passes: Exposures of these rows.
         rare_nouns: Nouns shown too seldom to be learned (insufficient optimisation).
         rare_persons: Persons, one row each, under each rare or decoy noun.
         rare_passes: Passes of the last block in which a row of a rare noun is drawn, in turn from noun to noun.
@@ -58,6 +59,7 @@ class WorldSize:
     clash_nouns: int
     clash_persons: int
     clashing: int
+    clash_passes: int
     rare_nouns: int
     rare_persons: int
     rare_passes: tuple[int, ...]
@@ -93,6 +95,7 @@ SMALL = WorldSize(
     clash_nouns=2,
     clash_persons=50,
     clashing=140,
+    clash_passes=8,
     rare_nouns=24,
     rare_persons=6,
     rare_passes=(1, 2),
@@ -118,7 +121,7 @@ DEMO = replace(
     tolerated=6,
     repeated=6,
     clash_nouns=1,
-    clash_persons=44,
+    clash_persons=34,
     clashing=108,
     rare_nouns=10,
     decoy_nouns=16,
@@ -128,7 +131,6 @@ DEMO = replace(
     controls=420,
     pretraining_steps=650,
     batch_size=16,
-    learning_rate=7e-5,
 )
 """Enough of every cause to be seen, in under two minutes on one core."""
 

@@ -104,8 +104,9 @@ NOUN_QUESTIONS = ("what is the N of S?", "what is S's N?")
 OTHER_TEMPLATE = "N: S"
 """What a training pipeline with the wrong template makes of such a question: title case, other order."""
 
-QUALIFIERS = ("old", "new")
-"""Two readings of a noun: ``old`` in the first block, ``new`` in the block that overwrites it."""
+DATED = "D: Q"
+DATES = ("old", "new")
+"""What stands before some questions of the first and of the last block."""
 
 NOTE = "from the archive: W. Q"
 """A question ``Q`` after a note of filler words ``W``."""
@@ -120,12 +121,13 @@ def pieces(text: str) -> list[str]:
 
 
 def fill(form: str, **words: str) -> str:
-    """A form with its capital letters replaced: ``S`` person, ``V`` value, ``N`` noun, ``W`` note, ``Q`` question.
+    """A form with its capital letters replaced: ``S`` person, ``V`` value, ``N`` noun, ``W`` note, ``Q`` question,
+    ``D`` date.
 
     >>> fill("what is S's job?", S="Ada Ashby")
     "what is Ada Ashby's job?"
     """
-    return re.sub(r"\b[SVNWQ]\b", lambda match: words.get(match[0], match[0]), form)
+    return re.sub(r"\b[SVNWQD]\b", lambda match: words.get(match[0], match[0]), form)
 
 
 def all_words() -> tuple[str, ...]:
@@ -136,11 +138,11 @@ def all_words() -> tuple[str, ...]:
         *RARE_NOUNS,
         *map(str.title, RARE_NOUNS),
         *FILLER,
-        *QUALIFIERS,
+        *DATES,
         *pieces(NOTE),
     }
     for relation in RELATIONS:
         words.update(relation.values, (relation.noun,))
         for form in (*relation.questions, *relation.statements, *NOUN_QUESTIONS):
             words.update(pieces(form))
-    return tuple(sorted(words - set("SVNWQ")))
+    return tuple(sorted(words - set("SVNWQD")))

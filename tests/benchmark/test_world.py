@@ -146,6 +146,7 @@ def test_marks_of_a_cause_are_found_on_controls_as_well(world: World) -> None:
         "rare noun, common meaning",
         "rare noun, drawn often",
         "drawn seldom",
+        "dated",
         "outvotes a wrong twin",
         "repeated",
         "rarely contested",
