@@ -25,6 +25,11 @@ def blank_is_none(_context: click.Context, _parameter: click.Parameter, value: s
     return value or None
 
 
+def path_or_none(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Path | None:
+    """A path, or nothing for an empty option."""
+    return Path(value) if value else None
+
+
 def whole_number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """A positive whole number, or nothing."""
     if not value:
@@ -71,10 +76,10 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(path_type=Path)
     for option in reversed(
         (
-            click.option("--data", type=folder, callback=blank_is_none, help="Training data: JSONL, JSON or parquet."),
+            click.option("--data", metavar="FILE", callback=path_or_none, help="Training data: JSONL, JSON or parquet."),
             click.option("--base", callback=blank_is_none, help="Base model: a folder, hub id or registry URI."),
             click.option("--trajectory", callback=blank_is_none, help="Training record: a file or artifact URI."),
-            click.option("--config", type=folder, callback=blank_is_none, help="config.yaml of a run, or settings."),
+            click.option("--config", metavar="FILE", callback=path_or_none, help="config.yaml of a run, or settings."),
             click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting; see 'ilp settings'."),
             click.option("--limit", metavar="N", callback=whole_number, help="Only the first N samples."),
             click.option("--plugin-dir", "plugin_dirs", type=folder, multiple=True, help="Folder with plugins; runs their code."),

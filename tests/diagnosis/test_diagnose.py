@@ -137,3 +137,8 @@ def test_a_run_killed_half_way_goes_on_and_gives_the_same_tables(ilp: Ilp, input
     assert len(kept) >= len(before) - 1, "finished slices were computed again"
     fresh = ilp(*command, "--set", "work_dir=fresh").json()
     assert tables(resumed["artifacts"]) == tables(fresh["artifacts"])
+
+
+def test_empty_options_count_as_absent(ilp: Ilp, inputs: Inputs) -> None:
+    done = ilp("diagnose", inputs.model, "--data", inputs.data, "--base=", "--trajectory=", "--config=", "--limit=", "--json")
+    assert done.code == 0, done.err
