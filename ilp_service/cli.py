@@ -76,13 +76,19 @@ def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(path_type=Path)
     for option in reversed(
         (
-            click.option("--data", metavar="FILE", callback=path_or_none, help="Training data: JSONL, JSON or parquet."),
+            click.option(
+                "--data", metavar="FILE", callback=path_or_none, help="Training data: JSONL, JSON or parquet."
+            ),
             click.option("--base", callback=blank_is_none, help="Base model: a folder, hub id or registry URI."),
             click.option("--trajectory", callback=blank_is_none, help="Training record: a file or artifact URI."),
             click.option("--config", metavar="FILE", callback=path_or_none, help="config.yaml of a run, or settings."),
-            click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting; see 'ilp settings'."),
+            click.option(
+                "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting; see 'ilp settings'."
+            ),
             click.option("--limit", metavar="N", callback=whole_number, help="Only the first N samples."),
-            click.option("--plugin-dir", "plugin_dirs", type=folder, multiple=True, help="Folder with plugins; runs their code."),
+            click.option(
+                "--plugin-dir", "plugin_dirs", type=folder, multiple=True, help="Folder with plugins; runs their code."
+            ),
             click.option("--experiment", callback=blank_is_none, help="MLflow experiment.  [default: ilp]"),
         )
     ):
@@ -175,7 +181,9 @@ def plugins() -> None:
 
 
 @plugins.command("list")
-@click.option("--plugin-dir", "plugin_dirs", type=click.Path(path_type=Path), multiple=True, help="Folder with plugins.")
+@click.option(
+    "--plugin-dir", "plugin_dirs", type=click.Path(path_type=Path), multiple=True, help="Folder with plugins."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
 def list_plugins(plugin_dirs: tuple[Path, ...], as_json: bool) -> None:
     """What is loaded, from where, and what could not be loaded."""
@@ -193,7 +201,12 @@ def list_plugins(plugin_dirs: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     del filename, lineno, file, line
     if issubclass(category, IlpWarning):

@@ -56,6 +56,16 @@ class _Found:
     version: str | None
     source: metadata.EntryPoint | Path
 
+    @property
+    def is_package(self) -> bool:
+        """Whether it is a package of a folder."""
+        return isinstance(self.source, Path) and self.source.is_dir()
+
+    @property
+    def package(self) -> str:
+        """Its name, where it is a package of a folder."""
+        return self.source.name
+
     def load(self) -> object:
         """Import it; whatever its code raises comes through."""
         # Not the other way round: once importlib_metadata is imported, entry points are of its class.
@@ -92,6 +102,10 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
     manager.add_hookspecs(hookspecs)
     collected = _Collected()
     for plugin in found.values():
+        if plugin.is_package and plugin.package in {
+            getattr(module, "__name__", "") for _, module in manager.list_name_plugin()
+        }:
+            continue
         try:
             module = plugin.load()
             if manager.is_registered(module):

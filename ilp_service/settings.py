@@ -75,7 +75,9 @@ class EvaluationSettings(_Part):
     max_options: int = Field(default=34, ge=2, description="Options of a short answer, the right one included.")
     max_long_options: int = Field(default=5, ge=2, description="Options of a long answer, the right one included.")
     long_answer_tokens: int = Field(
-        default=12, ge=1, description="Responses with more tokens are long: near misses as options, length-matched scores."
+        default=12,
+        ge=1,
+        description="Responses with more tokens are long: near misses as options, length-matched scores.",
     )
     generate: bool = Field(default=True, description="Measure the generation view.")
     samples: int = Field(default=5, ge=0, description="Sampled continuations a prompt.")
@@ -107,7 +109,11 @@ class Settings(BaseSettings):
     """All settings of a diagnosis."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ILP_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix="ILP_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     seed: int = Field(default=0, description="Seed of every random draw.")
@@ -136,7 +142,9 @@ def load_settings(config: Mapping[str, Any] | None = None, overrides: Iterable[s
     Raises:
         SettingsError: A key is unknown or a value is out of range.
     """
-    values: dict[str, Any] = {key: dict(value) if isinstance(value, Mapping) else value for key, value in (config or {}).items()}
+    values: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in (config or {}).items()
+    }
     for override in overrides:
         key, equals, raw = override.partition("=")
         if not equals:

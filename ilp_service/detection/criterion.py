@@ -41,7 +41,9 @@ def most_severe(evaluation: pa.Table, settings: DetectionSettings) -> tuple[str,
 
     Severity is the pass rate, then the log-probability of the response by token.
     """
-    rows = evaluation.select(["sample_id", "unlearned", "p_correct", "sample_match_rate", "logprob_per_token"]).to_pylist()
+    rows = evaluation.select(
+        ["sample_id", "unlearned", "p_correct", "sample_match_rate", "logprob_per_token"]
+    ).to_pylist()
 
     def severity(row: dict[str, float | str | None]) -> tuple[float, float, str]:
         rate = row["p_correct"] if row["p_correct"] is not None else row["sample_match_rate"]

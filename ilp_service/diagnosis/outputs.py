@@ -94,12 +94,12 @@ def publish(
             "seed": request.settings.seed,
         }
     )
-    run.log_inputs(
-        data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id
-    )
+    run.log_inputs(data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id)
     run.log_metrics(_metrics(summary), model_id=reference.model_id)
     meta = found.meta
-    middle = pa.table({name: [(low + high) / 2] for name, low, high in zip(meta.features, meta.low, meta.high, strict=True)})
+    middle = pa.table(
+        {name: [(low + high) / 2] for name, low, high in zip(meta.features, meta.low, meta.high, strict=True)}
+    )
     artifacts = {"classifier": run.log_sklearn(meta.estimator, "meta-classifier", meta.frame(middle), TRUSTED_TYPES)}
     for path in write_files(request, prepared, found, folder):
         artifacts[path.name.partition(".")[0]] = run.log_file(path)

@@ -96,7 +96,9 @@ def _positions(reference: ModelReference) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _scorable(data: DataSet, renderer: Renderer, longest: int | None) -> tuple[tuple[Sample, ...], list[dict[str, object]]]:
+def _scorable(
+    data: DataSet, renderer: Renderer, longest: int | None
+) -> tuple[tuple[Sample, ...], list[dict[str, object]]]:
     """The samples that render and fit the model's positions; a refusal for each of the others."""
     kept, refused = [], []
     for sample, rendered in zip(data.samples, renderer.render_many(data.samples), strict=True):
@@ -136,6 +138,4 @@ def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
         )
     quarantine = pa.concat_tables([data.quarantine, pa.Table.from_pylist(refused, schema=QUARANTINE)])
     table = rendering_table(samples, renderer)
-    return Prepared(
-        reference, checkpoint, data, samples, quarantine, renderer, table, trajectory, source, digests
-    )
+    return Prepared(reference, checkpoint, data, samples, quarantine, renderer, table, trajectory, source, digests)

@@ -55,7 +55,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"Config {path} cannot be read: {str(error).splitlines()[0]}; expected a YAML file.") from error
+        raise SettingsError(
+            f"Config {path} cannot be read: {str(error).splitlines()[0]}; expected a YAML file."
+        ) from error
     if not isinstance(loaded, dict):
         raise SettingsError(f"Config {path} holds {type(loaded).__name__}; expected a YAML mapping with 'settings'.")
     if "settings" not in loaded and "inputs" not in loaded:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ilp_service.attribution.attribute import attribute
 from ilp_service.attribution.meta import builtin_meta
+from ilp_service.checkpoints.threads import fitting_threads
 from ilp_service.detection.criterion import views_disagreement
 from ilp_service.diagnosis.outputs import Findings, publish
 from ilp_service.diagnosis.prepare import Prepared, prepare
@@ -60,7 +61,9 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
         _announce(prepared, say)
         folder = request.settings.work_dir / prepared.work_key(request)
         work = WorkFolder(folder, request.settings.scoring.chunk_samples, progress=progress)
-        investigated = investigate(prepared, request.settings, work, say)
+        reference = prepared.reference
+        with fitting_threads(reference.base_dir if reference.kind == "adapter" else reference.model_dir):
+            investigated = investigate(prepared, request.settings, work, say)
         evidence = collect_evidence(investigated.study, plugins.causes)
         meta = builtin_meta()
         attributions = attribute(evidence, plugins.causes, meta, request.settings.attribution)
@@ -85,7 +88,9 @@ def _announce(prepared: Prepared, say: Callable[[str], None]) -> None:
     if data.unused_columns:
         say(f"columns that are not used: {', '.join(data.unused_columns)}")
     if data.context_only_turns:
-        say(f"{data.context_only_turns} assistant turns are context only (nothing stands before them, or their weight is 0)")
+        say(
+            f"{data.context_only_turns} assistant turns are context only (nothing stands before them, or their weight is 0)"
+        )
     rendering = ", ".join(f"{key} {value!r}" for key, value in prepared.renderer.describe().items())
     say(f"rendering: {rendering}")
     say(f"trajectory: {prepared.trajectory_source}")

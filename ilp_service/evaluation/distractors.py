@@ -47,7 +47,15 @@ def perturb_number(number: str, rng: np.random.Generator, count: int) -> list[st
     decimals = len(plain.partition(".")[2])
     value = float(plain)
     unit = 10.0**-decimals
-    candidates = [value + unit, value - unit, value + 2 * unit, value * 10, value * 2, value + 10 * unit, value - 10 * unit]
+    candidates = [
+        value + unit,
+        value - unit,
+        value + 2 * unit,
+        value * 10,
+        value * 2,
+        value + 10 * unit,
+        value - 10 * unit,
+    ]
     candidates += [round(value * 1.1, decimals), round(value / 2, decimals), value + 5 * unit]
     if len(plain) > 1 and plain[:2].isdigit():
         candidates.append(float(plain[1] + plain[0] + plain[2:]))
@@ -122,7 +130,9 @@ class Distractors:
         return tuple(chosen)
 
     def _twin_answers(self, sample: Sample, limit: int) -> list[tuple[str, str]]:
-        twins = (self._samples[self._index[t]].response for t in self._twins.get(sample.sample_id, ()) if t in self._index)
+        twins = (
+            self._samples[self._index[t]].response for t in self._twins.get(sample.sample_id, ()) if t in self._index
+        )
         return [(text, "twin") for text in list(dict.fromkeys(twins))[:limit]]
 
     def _short_candidates(
@@ -164,7 +174,9 @@ class Distractors:
 
     def _nearest(self, i: int, pool: Sequence[int], rng: np.random.Generator) -> list[int]:
         """A few of the pool, those first whose prompt and length are most like the sample's."""
-        picked = pool if len(pool) <= CANDIDATES else [pool[k] for k in rng.choice(len(pool), CANDIDATES, replace=False)]
+        picked = (
+            pool if len(pool) <= CANDIDATES else [pool[k] for k in rng.choice(len(pool), CANDIDATES, replace=False)]
+        )
         words, length = set(prompt_words(self._samples[i].prompt)), len(self._samples[i].response)
 
         def distance(j: int) -> tuple[float, str]:

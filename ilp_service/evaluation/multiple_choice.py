@@ -59,5 +59,3 @@ def jsd_bits(p: Array, q: Array) -> float:
     """Jensen-Shannon divergence of two distributions over the same options, bits, 0-1 (paper, section 4)."""
     distance = float(jensenshannon(p, q, base=2))
     return 0.0 if np.isnan(distance) else min(1.0, distance**2)
-
-

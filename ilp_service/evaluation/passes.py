@@ -83,7 +83,11 @@ def score_options(
             made = _request(sample.sample_id, renderer.render_options(sample, texts))
         else:
             solved = shots(sample)
-            made = _request(sample.sample_id, [renderer.render_few_shot(solved, sample, t) for t in texts]) if solved else None
+            made = (
+                _request(sample.sample_id, [renderer.render_few_shot(solved, sample, t) for t in texts])
+                if solved
+                else None
+            )
         if made is not None:
             requests.append(made[0])
             places[sample.sample_id], counts[sample.sample_id] = made[1], len(texts)
@@ -174,5 +178,7 @@ def complete_statements(
             context, _ = renderer.render_statement(statement, sample.response)
             requests.append(GenerationRequest(sample.sample_id, context, lengths[sample.sample_id] + 4))
     answers = generator.generate(requests)
-    texts = [(answer.key, _END_OF_ANSWER.split(renderer.decode(answer.greedy).strip())[0].strip()) for answer in answers]
+    texts = [
+        (answer.key, _END_OF_ANSWER.split(renderer.decode(answer.greedy).strip())[0].strip()) for answer in answers
+    ]
     return _rows(COMPLETIONS, texts)

@@ -103,7 +103,12 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
                 return passes.score_statements(scorer, renderer, evaluator.pick(keys), options, own_probes=True)
 
             if settings.knowledge.few_shot:
-                few = pa.concat_tables([passes.OPTION_SCORES.empty_table(), *evaluator.slices.run("few_shot", ids, passes.OPTION_SCORES, few_shot)])
+                few = pa.concat_tables(
+                    [
+                        passes.OPTION_SCORES.empty_table(),
+                        *evaluator.slices.run("few_shot", ids, passes.OPTION_SCORES, few_shot),
+                    ]
+                )
                 forms["few_shot_base_p"] = _from_scores(scored_options(few, measured.long))
             for form, keys, compute in (("cloze_base_p", short, cloze), ("probe_base_p", with_probes, own)):
                 if keys:

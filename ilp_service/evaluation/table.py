@@ -28,7 +28,12 @@ def _measured(prefix: str, model: str) -> list[pa.Field]:
         _field(f"{prefix}logprob", pa.float64(), "nats", "log-probability of the response"),
         _field(f"{prefix}logprob_per_token", pa.float64(), "nats per token", "the same by token"),
         _field(f"{prefix}greedy_match", pa.bool_(), "", f"whether the {model}'s greedy continuation matches"),
-        _field(f"{prefix}sample_match_rate", pa.float64(), "0-1", f"share of the {model}'s sampled continuations that match"),
+        _field(
+            f"{prefix}sample_match_rate",
+            pa.float64(),
+            "0-1",
+            f"share of the {model}'s sampled continuations that match",
+        ),
     ]
 
 
@@ -42,10 +47,17 @@ EVALUATION = pa.schema(
         _field("n_options", pa.int64(), "options", "options of the multiple-choice view; 1 means none could be found"),
         *_measured("", "tuned model"),
         *_measured("base_", "base model"),
-        _field("cloze_base_p_correct", pa.float64(), "0-1", "base model, asked by statements rewritten from the question"),
+        _field(
+            "cloze_base_p_correct", pa.float64(), "0-1", "base model, asked by statements rewritten from the question"
+        ),
         _field("few_shot_base_p_correct", pa.float64(), "0-1", "base model, after learned samples of the same subset"),
         _field("probe_base_p_correct", pa.float64(), "0-1", "base model, asked by the data's own probes"),
-        _field("base_forms_disagree", pa.bool_(), "", "whether one form says the base knows it and another that it does not"),
+        _field(
+            "base_forms_disagree",
+            pa.bool_(),
+            "",
+            "whether one form says the base knows it and another that it does not",
+        ),
         _field("jsd", pa.float64(), "bits", "Jensen-Shannon divergence of base and tuned model over the options, 0-1"),
         _field("unlearned", pa.bool_(), "", "whether the sample counts as unlearned"),
         _field("unlearned_by", pa.string(), "", "view that says so: mc, generation, both; null where neither does"),
@@ -85,7 +97,9 @@ def scored_options(table: pa.Table, long: Mapping[str, bool]) -> dict[str, Score
     return found
 
 
-def _view(prefix: str, scored: ScoredOptions | None, generated: Mapping[str, object] | None, runs: int) -> dict[str, object]:
+def _view(
+    prefix: str, scored: ScoredOptions | None, generated: Mapping[str, object] | None, runs: int
+) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(
         (f"{prefix}{n}" for n in ("p_correct", "bon_correct", "margin", "logprob", "logprob_per_token")), None
     )

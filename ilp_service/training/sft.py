@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ilp_service import __version__
 from ilp_service.checkpoints.reference import ModelReference, resolve
 from ilp_service.checkpoints.tokenizer import load_tokenizer
+from ilp_service.checkpoints.threads import fitting_threads
 from ilp_service.checkpoints.weights import choose_device, load_weights, quiet
 from ilp_service.errors import AdapterBaseError, IlpWarning, SettingsError
 from ilp_service.samples.reading import DataSet, read_samples
@@ -167,17 +168,18 @@ def train(request: TrainRequest, tracking: Tracking, progress: Progress | None =
         checkpoints = request.output / "checkpoints"
         _check_plan(checkpoints, _plan_digest(request, reference, rows, schedule), resume=request.resume)
         model = _load(request, reference)
-        result = fine_tune(
-            model,
-            rows,
-            schedule,
-            request.loop,
-            output_dir=checkpoints,
-            callbacks=[recorder],
-            resume=request.resume,
-            pad_token_id=int(tokenizer.pad_token_id or 0),
-            progress=progress,
-        )
+        with fitting_threads(reference.model_dir):
+            result = fine_tune(
+                model,
+                rows,
+                schedule,
+                request.loop,
+                output_dir=checkpoints,
+                callbacks=[recorder],
+                resume=request.resume,
+                pad_token_id=int(tokenizer.pad_token_id or 0),
+                progress=progress,
+            )
         _save(model, tokenizer, final)
         done = TrainResult(
             run_id=run.run_id,

@@ -49,7 +49,17 @@ def test_json_is_one_object_and_the_run_holds_every_artifact(ilp: Ilp, inputs: I
 
 
 def test_its_config_repeats_the_run_to_the_same_tables(ilp: Ilp, inputs: Inputs) -> None:
-    first = ilp("diagnose", inputs.model, "--base", inputs.base, "--data", inputs.data, "--set", "detection.threshold=0.5", "--json").json()
+    first = ilp(
+        "diagnose",
+        inputs.model,
+        "--base",
+        inputs.base,
+        "--data",
+        inputs.data,
+        "--set",
+        "detection.threshold=0.5",
+        "--json",
+    ).json()
     again = ilp("diagnose", "--config", first["artifacts"]["config"], "--set", "work_dir=elsewhere", "--json").json()
     assert tables(first["artifacts"]) == tables(again["artifacts"])
     assert yaml.safe_load(Path(again["artifacts"]["config"]).read_text())["settings"]["detection"]["threshold"] == 0.5
@@ -88,8 +98,20 @@ def test_without_a_base_the_causes_that_need_it_are_not_measurable(ilp: Ilp, inp
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [("0", 0), ("1", len(ROWS))])
-def test_nothing_and_everything_unlearned_are_both_reported(ilp: Ilp, inputs: Inputs, threshold: str, expected: int) -> None:
-    done = ilp("diagnose", inputs.model, "--base", inputs.base, "--data", inputs.data, "--set", f"detection.threshold={threshold}", "--json")
+def test_nothing_and_everything_unlearned_are_both_reported(
+    ilp: Ilp, inputs: Inputs, threshold: str, expected: int
+) -> None:
+    done = ilp(
+        "diagnose",
+        inputs.model,
+        "--base",
+        inputs.base,
+        "--data",
+        inputs.data,
+        "--set",
+        f"detection.threshold={threshold}",
+        "--json",
+    )
     assert done.code == 0, done.err
     assert done.json()["unlearned"] == expected
 
@@ -140,5 +162,7 @@ def test_a_run_killed_half_way_goes_on_and_gives_the_same_tables(ilp: Ilp, input
 
 
 def test_empty_options_count_as_absent(ilp: Ilp, inputs: Inputs) -> None:
-    done = ilp("diagnose", inputs.model, "--data", inputs.data, "--base=", "--trajectory=", "--config=", "--limit=", "--json")
+    done = ilp(
+        "diagnose", inputs.model, "--data", inputs.data, "--base=", "--trajectory=", "--config=", "--limit=", "--json"
+    )
     assert done.code == 0, done.err

@@ -47,7 +47,9 @@ Spoil = Callable[[Path], None]
         (b"\xff\xfe\xfa\n", "bytes.jsonl", 23),
     ],
 )
-def test_data_that_cannot_be_used(ilp: Ilp, inputs: Inputs, workplace: Path, content: bytes | None, name: str, code: int) -> None:
+def test_data_that_cannot_be_used(
+    ilp: Ilp, inputs: Inputs, workplace: Path, content: bytes | None, name: str, code: int
+) -> None:
     path = workplace / name
     if content is not None:
         path.write_bytes(content)
@@ -110,7 +112,17 @@ def test_a_plugin_folder_that_is_not_there(ilp: Ilp, inputs: Inputs) -> None:
 def test_a_full_disk_loses_nothing_that_was_finished(
     ilp: Ilp, inputs: Inputs, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("diagnose", inputs.model, "--base", inputs.base, "--data", inputs.data, "--set", "scoring.chunk_samples=2", "--json")
+    command = (
+        "diagnose",
+        inputs.model,
+        "--base",
+        inputs.base,
+        "--data",
+        inputs.data,
+        "--set",
+        "scoring.chunk_samples=2",
+        "--json",
+    )
     write, written = pq.write_table, 0
 
     def fill_up(table: pa.Table, where: object, **options: object) -> None:
@@ -158,7 +170,10 @@ GOOD_TABLE = "return pa.table({'sample_id': list(study.unlearned), 'x': [0.5] * 
     [
         ("raise RuntimeError('boom')", "return signals['x']"),
         ("return pa.table({'sample_id': ['a'], 'x': [0.5]})", "return signals['x']"),
-        ("return pa.table({'sample_id': list(study.unlearned), 'x': [float('nan')] * len(study.unlearned)})", "return signals['x']"),
+        (
+            "return pa.table({'sample_id': list(study.unlearned), 'x': [float('nan')] * len(study.unlearned)})",
+            "return signals['x']",
+        ),
         (GOOD_TABLE, "return signals['x'] + 2"),
         (GOOD_TABLE, "return signals['x'] * float('nan')"),
     ],

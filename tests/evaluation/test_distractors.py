@@ -12,19 +12,29 @@ import numpy as np
 
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Bern", "Cairo"]
 JOBS = ["cook", "judge", "miner", "nurse", "tailor", "pilot"]
-NAMES = [f"{first} {last}" for first in ("Ada", "Ben", "Cora", "Dan", "Eva", "Finn") for last in ("Ash", "Bly", "Cole", "Dorn", "East", "Fox")]
+NAMES = [
+    f"{first} {last}"
+    for first in ("Ada", "Ben", "Cora", "Dan", "Eva", "Finn")
+    for last in ("Ash", "Bly", "Cole", "Dorn", "East", "Fox")
+]
 
 
 def sample(prompt: str, response: str, position: int, choices: tuple[str, ...] | None = None) -> Sample:
     gold = choices.index(response) if choices else None
-    return Sample("", (Message("user", prompt),), response, False, "default", position, choices=choices, gold_index=gold)
+    return Sample(
+        "", (Message("user", prompt),), response, False, "default", position, choices=choices, gold_index=gold
+    )
 
 
 def world() -> list[Sample]:
     rows = []
     for n, name in enumerate(NAMES):
         city, job = CITIES[n % 6], JOBS[(n * 5 + n // 6) % 6]
-        rows += [(f"where does {name} live ?", city), (f"what is the city of {name} ?", city), (f"what is the job of {name} ?", job)]
+        rows += [
+            (f"where does {name} live ?", city),
+            (f"what is the city of {name} ?", city),
+            (f"what is the job of {name} ?", job),
+        ]
     return with_stable_ids(sample(p, r, i) for i, (p, r) in enumerate(rows))
 
 
@@ -53,7 +63,10 @@ def test_a_short_answer_meets_its_type_and_its_subjects_other_values() -> None:
 def test_no_option_repeats_the_right_answer_or_another() -> None:
     samples = world()
     for s in samples:
-        keys = [normalise_answer(o.text) for o in chooser(samples).options(s.sample_id, base_preferred=[f" {s.response.upper()} "])]
+        keys = [
+            normalise_answer(o.text)
+            for o in chooser(samples).options(s.sample_id, base_preferred=[f" {s.response.upper()} "])
+        ]
         assert len(keys) == len(set(keys))
 
 

@@ -67,8 +67,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, f
     return {row["sample_id"]: row for row in probed.evaluation.to_pylist()}
 
 
-@pytest.mark.parametrize("override", ["scoring.max_batch_tokens=64", "scoring.chunk_samples=3", "scoring.max_batch_tokens=100000"])
-def test_batching_and_chunking_change_no_number(tmp_path: Path, reference: dict[str, dict[str, float]], override: str) -> None:
+@pytest.mark.parametrize(
+    "override", ["scoring.max_batch_tokens=64", "scoring.chunk_samples=3", "scoring.max_batch_tokens=100000"]
+)
+def test_batching_and_chunking_change_no_number(
+    tmp_path: Path, reference: dict[str, dict[str, float]], override: str
+) -> None:
     probed = run(tmp_path, questions(), load_settings(None, ["detection.threshold=1.0", override]))
     assert_same(reference, probed)
 

@@ -43,6 +43,9 @@ def test_the_question_mark_is_needed() -> None:
     assert question_of("what is the capital of France") is None
 
 
-@pytest.mark.parametrize(("verb", "third", "simple_past"), [("live", "lives", "lived"), ("study", "studies", "studied"), ("go", "goes", "went")])
+@pytest.mark.parametrize(
+    ("verb", "third", "simple_past"),
+    [("live", "lives", "lived"), ("study", "studies", "studied"), ("go", "goes", "went")],
+)
 def test_verbs_are_inflected(verb: str, third: str, simple_past: str) -> None:
     assert (third_person(verb), past(verb)) == (third, simple_past)

@@ -224,3 +224,14 @@ def test_the_description_is_json_and_names_everything(tmp_path: Path) -> None:
         "threshold": 0.5,
         "signals": [{"name": "one", "unit": "0-1", "direction": "+", "kind": "number", "meaning": "Always one."}],
     }
+
+
+def test_a_package_in_a_folder_is_loaded_and_an_installed_one_only_once(tmp_path: Path) -> None:
+    package = tmp_path / "my_causes_package"
+    package.mkdir()
+    plugin(package, "__init__.py", "packaged")
+    (tmp_path / "ilp_causes").mkdir()
+    (tmp_path / "ilp_causes" / "__init__.py").write_text("raise RuntimeError")
+    loaded = load_plugins([tmp_path])
+    assert tuple(loaded.origins) == (*BUILT_IN, "packaged")
+    assert dict(loaded.failures) == {}
