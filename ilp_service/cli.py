@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import click
 
@@ -42,7 +42,7 @@ def whole_number(context: click.Context, parameter: click.Parameter, value: str 
 class _Commands(click.Group):
     """Loads the heavy parts only when the command that needs them is called."""
 
-    lazy = {
+    lazy: ClassVar[dict[str, tuple[str, str]]] = {
         "train": ("ilp_service.training.command", "train"),
         "demo": ("ilp_service.benchmark.demo", "demo"),
         "benchmark": ("ilp_service.benchmark.command", "benchmark"),

@@ -14,5 +14,5 @@ hookspec = pluggy.HookspecMarker("ilp_service")
 
 
 @hookspec
-def ilp_causes() -> "Sequence[Cause]":  # type: ignore[empty-body]
+def ilp_causes() -> Sequence[Cause]:  # type: ignore[empty-body]
     """Called once when a diagnosis starts: the causes that this plugin can recognise."""

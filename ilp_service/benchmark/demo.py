@@ -40,9 +40,7 @@ def demo(family: str, seed: int, plugin_dirs: tuple[Path, ...]) -> None:
     world: BuiltWorld = build_world(
         FOLDER / f"{family}-{seed}", family=family, seed=seed, size="demo", sft_seed=seed, progress=_Stages().show
     )
-    say(
-        f"world: {world.data} ({world.facts.get('rows', '')} rows), base and tuned {family} model in {world.base.parent}"
-    )
+    say(f"world: {world.data} ({world.facts['rows']} rows), base and tuned {family} model in {world.base.parent}")
     tracking = Tracking()
     with tracking.run("demo: register", tags={"ilp.kind": "training"}, attach=False) as run:
         trajectory = run.log_file(world.trajectory)
@@ -115,7 +113,8 @@ def comparison(found: list[tuple[str, str]], truth: dict[str, str], causes: list
     lines.append(f"{'unattributed':<26}{attributed['unattributed']:>11}")
     controls = unlearned["control"] / max(planted["control"], 1)
     lines.append(
-        f"\nNothing was planted on {planted['control']} controls; {unlearned['control']} of them ({controls:.1%}) are unlearned. "
+        f"\nNothing was planted on {planted['control']} controls; {unlearned['control']} of them ({controls:.1%}) are "
+        "unlearned. "
         f"{planted['set_aside']} rows carry a plant for others ({unlearned['set_aside']} unlearned).\n"
     )
     return "\n".join(lines)

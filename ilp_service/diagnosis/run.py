@@ -88,9 +88,7 @@ def _announce(prepared: Prepared, say: Callable[[str], None]) -> None:
     if data.unused_columns:
         say(f"columns that are not used: {', '.join(data.unused_columns)}")
     if data.context_only_turns:
-        say(
-            f"{data.context_only_turns} assistant turns are context only (nothing stands before them, or their weight is 0)"
-        )
+        say(f"{data.context_only_turns} assistant turns are context only (first in their row, or of weight 0)")
     rendering = ", ".join(f"{key} {value!r}" for key, value in prepared.renderer.describe().items())
     say(f"rendering: {rendering}")
     say(f"trajectory: {prepared.trajectory_source}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -97,6 +99,7 @@ class Evaluator:
     ) -> None:
         self.models, self.renderer, self.settings = models, renderer, settings
         self.slices, self.samples = slices, samples
+        self.options_key = ""
         self._by_id = {sample.sample_id: sample for sample in samples}
 
     def pick(self, ids: Sequence[str]) -> list[Sample]:
@@ -118,6 +121,7 @@ class Evaluator:
             self.samples, [long[key] for key in ids], twins, self.settings.evaluation, self.settings.seed
         )
         options = {key: distractors.options(key, preferred.get(key, ())) for key in ids}
+        self.options_key = _digest(options)
         if self.models.has_base:
             with self.models.base() as model:
                 self._drain("base_options", ids, self._score(self.scorer(model), options))
@@ -149,12 +153,16 @@ class Evaluator:
         generator = self._generator(model, part.samples)
         return lambda keys: passes.generate(generator, self.renderer, self.pick(keys), long, part)
 
+    def step(self, name: str) -> str:
+        """Name of a step's slices; scores belong to the very options that were scored."""
+        return name if name.endswith(("generation", "statements")) else f"{name}-{self.options_key}"
+
     def _drain(self, name: str, ids: Sequence[str], compute: Compute) -> None:
-        for _ in self.slices.run(name, ids, SCHEMAS[name], compute):
+        for _ in self.slices.run(self.step(name), ids, SCHEMAS[name], compute):
             pass
 
     def _stored(self, name: str, ids: Sequence[str]) -> Iterator[pa.Table]:
-        return self.slices.read(name, ids, SCHEMAS[name])
+        return self.slices.read(self.step(name), ids, SCHEMAS[name])
 
     def _base_preferences(
         self, ids: Sequence[str], long: Mapping[str, bool], lengths: Mapping[str, int]
@@ -210,3 +218,11 @@ class Evaluator:
 
 def _by_id(table: pa.Table | None) -> dict[str, dict[str, object]]:
     return {row["sample_id"]: row for row in table.to_pylist()} if table is not None else {}
+
+
+def _digest(options: passes.Options) -> str:
+    """Short digest of every option of every sample."""
+    digest = hashlib.sha256()
+    for key in sorted(options):
+        digest.update(json.dumps([key, *(option.text for option in options[key])]).encode())
+    return digest.hexdigest()[:8]

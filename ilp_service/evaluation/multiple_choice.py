@@ -27,7 +27,7 @@ def option_scores(logprobs: Array, lengths: Sequence[int], *, long: bool, gold: 
 def option_probabilities(scores: Array) -> Array:
     """Chance of each option to be picked by one stochastic run: the softmax, shape ``(options,)``.
 
-    The expectation of pass@N (the paper's fraction of N runs that pick the right option) is its entry for the right one.
+    Its entry for the right option is the expectation of pass@N, the paper's fraction of N runs that pick it.
     """
     return np.asarray(softmax(scores), dtype=np.float64)
 

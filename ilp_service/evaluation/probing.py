@@ -57,6 +57,7 @@ class Examples:
                 self._by_subset[sample.subset].append(sample)
 
     def __call__(self, sample: Sample) -> tuple[Sample, ...]:
+        """The examples for one question; none where nothing of its subset was learned."""
         chosen: list[Sample] = []
         for example in self._by_subset.get(sample.subset, ()):
             if len(chosen) == self._count:
@@ -106,13 +107,16 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
                 few = pa.concat_tables(
                     [
                         passes.OPTION_SCORES.empty_table(),
-                        *evaluator.slices.run("few_shot", ids, passes.OPTION_SCORES, few_shot),
+                        *evaluator.slices.run(evaluator.step("few_shot"), ids, passes.OPTION_SCORES, few_shot),
                     ]
                 )
                 forms["few_shot_base_p"] = _from_scores(scored_options(few, measured.long))
             for form, keys, compute in (("cloze_base_p", short, cloze), ("probe_base_p", with_probes, own)):
                 if keys:
-                    tables = [passes.PROBES.empty_table(), *evaluator.slices.run(form, keys, passes.PROBES, compute)]
+                    tables = [
+                        passes.PROBES.empty_table(),
+                        *evaluator.slices.run(evaluator.step(form), keys, passes.PROBES, compute),
+                    ]
                     forms[form] = _form_probabilities(pa.concat_tables(tables))
     rows = []
     for key in unlearned:

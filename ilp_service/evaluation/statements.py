@@ -113,7 +113,7 @@ def _how_many(match: re.Match[str]) -> list[str]:
 
 
 def _attribute(match: re.Match[str]) -> list[str]:
-    """'what color is the sky' -> 'the color of the sky is'; 'which city is the capital of X' -> 'the capital of X is'."""
+    """'what color is the sky' -> 'the color of the sky is'; 'which city is the C of X' -> 'the C of X is'."""
     attribute, be, rest = match["attribute"], match["be"], match["rest"]
     return [f"{rest} {be}"] if " of " in f" {rest} " else [f"the {attribute} of {rest} {be}"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,7 @@ def scored_options(table: pa.Table, long: Mapping[str, bool]) -> dict[str, Score
     last = table.column("last_logprob").to_numpy()
     tokens = table.column("tokens").to_numpy()
     starts = [0, *(i for i in range(1, len(ids)) if ids[i] != ids[i - 1]), len(ids)]
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    for begin, end in pairwise(starts):
         key = ids[begin]
         own = np.asarray(logprobs[begin:end], dtype=np.float64)
         scores = option_scores(own, tokens[begin:end], long=long[key])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ilp_service import __version__
 from ilp_service.checkpoints.reference import ModelReference, resolve
-from ilp_service.checkpoints.tokenizer import load_tokenizer
 from ilp_service.checkpoints.threads import fitting_threads
+from ilp_service.checkpoints.tokenizer import load_tokenizer
 from ilp_service.checkpoints.weights import choose_device, load_weights, quiet
 from ilp_service.errors import AdapterBaseError, IlpWarning, SettingsError
 from ilp_service.samples.reading import DataSet, read_samples

@@ -59,8 +59,9 @@ def test_data_that_cannot_be_used(
 
 
 def test_bad_rows_are_quarantined_and_the_others_are_diagnosed(ilp: Ilp, inputs: Inputs) -> None:
+    huge = b'{"prompt": "' + b"x" * 1_000_000 + b'", "response": "y"}'
     bad = [b'{"prompt": "q?"}', b'{"prompt": "q?", "response": ""}', b'{"prompt": 3, "response": "x"}',
-           b'{"prompt": "q \xff", "response": "x"}', b"{not json", b'{"prompt": "' + b"x" * 1_000_000 + b'", "response": "y"}']  # fmt: skip
+           b'{"prompt": "q \xff", "response": "x"}', b"{not json", huge]  # fmt: skip
     good = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
     inputs.data.write_bytes(good + b"\n".join(bad) + b"\n")
     found = ilp("diagnose", inputs.model, "--data", inputs.data, "--json").json()

@@ -2,13 +2,13 @@
 
 import random
 
+import numpy as np
+
 from ilp_service.evaluation.answer_types import infer_answer_types
 from ilp_service.evaluation.distractors import Distractors, near_miss, perturb_number
 from ilp_service.samples.sample import Message, Sample, with_stable_ids
 from ilp_service.samples.similarity import normalise_answer
 from ilp_service.settings import EvaluationSettings
-
-import numpy as np
 
 CITIES = ["Paris", "Rome", "Oslo", "Lima", "Bern", "Cairo"]
 JOBS = ["cook", "judge", "miner", "nurse", "tailor", "pilot"]
