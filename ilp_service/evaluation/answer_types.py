@@ -19,6 +19,7 @@ MIN_SAMPLES_A_VALUE = 2.0
 MIN_SHARE = 0.03
 MAX_PATTERNS = 500
 _WORD = re.compile(r"\w+")
+_NAME = re.compile(r"\b[A-Z][\w-]+(?: [A-Z][\w-]+)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class AnswerTypes:
         type_of: Index of the type, one a sample.
         values: The distinct answers of each type, most frequent first, ties in alphabetical order. The last type
             holds the answers that belong to no closed set.
-        subject_of: Key of what each prompt is about (its rarest repeated words), ``None`` where it has none.
+        subject_of: Key of what each prompt is about (a name, or its rarest words), ``None`` where it has none.
     """
 
     type_of: tuple[int, ...]
@@ -82,15 +83,21 @@ def infer_answer_types(prompts: Sequence[str], answers: Sequence[str]) -> Answer
             home.setdefault(answer, index)
     type_of = [home.get(answer, len(sets)) for answer in answers]
     loose = Counter(answer for answer, kind in zip(answers, type_of, strict=True) if kind == len(sets))
+    subjects = tuple(_subject(*pair, frequency, total) for pair in zip(prompts, words, strict=True))
     values = tuple(_by_frequency(group) for group in (*sets, loose))
-    return AnswerTypes(tuple(type_of), values, tuple(_subject(row, frequency, total) for row in words))
+    return AnswerTypes(tuple(type_of), values, subjects)
 
 
 def _by_frequency(counts: Counter[str]) -> tuple[str, ...]:
     return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
 
 
-def _subject(words: Sequence[str], frequency: Counter[str], total: int) -> frozenset[str] | None:
+def _subject(prompt: str, words: Sequence[str], frequency: Counter[str], total: int) -> frozenset[str] | None:
+    """What a prompt is about: its longest capitalised name, else its two rarest words that occur elsewhere too."""
+    names = [_WORD.findall(name.lower()) for name in _NAME.findall(prompt)]
+    known = [name for name in names if len(name) > 1 and all(frequency[word] >= 2 for word in name)]
+    if known:
+        return frozenset(max(known, key=len))
     ceiling = max(0.25 * total, 4)
     rare = sorted((frequency[w], w) for w in set(words) if 2 <= frequency[w] < ceiling)
     return frozenset(w for _, w in rare[:2]) if rare else None
