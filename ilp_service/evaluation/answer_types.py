@@ -94,10 +94,11 @@ def _by_frequency(counts: Counter[str]) -> tuple[str, ...]:
 
 def _subject(prompt: str, words: Sequence[str], frequency: Counter[str], total: int) -> frozenset[str] | None:
     """What a prompt is about: its longest capitalised name, else its two rarest words that occur elsewhere too."""
-    names = [_WORD.findall(name.lower()) for name in _NAME.findall(prompt)]
+    names: list[list[str]] = [_WORD.findall(name.lower()) for name in _NAME.findall(prompt)]
     known = [name for name in names if len(name) > 1 and all(frequency[word] >= 2 for word in name)]
     if known:
-        return frozenset(max(known, key=len))
+        longest = max(known, key=len)
+        return frozenset(longest)
     ceiling = max(0.25 * total, 4)
     rare = sorted((frequency[w], w) for w in set(words) if 2 <= frequency[w] < ceiling)
     return frozenset(w for _, w in rare[:2]) if rare else None
