@@ -74,7 +74,7 @@ class Measured:
     """
 
     evaluation: pa.Table
-    options: Mapping[str, tuple[Option, ...]]
+    options: passes.Options
     long: Mapping[str, bool]
 
 
@@ -120,7 +120,7 @@ class Evaluator:
         distractors = Distractors(
             self.samples, [long[key] for key in ids], twins, self.settings.evaluation, self.settings.seed
         )
-        options = {key: distractors.options(key, preferred.get(key, ())) for key in ids}
+        options = _ChosenOptions(distractors, preferred, ids)
         self.options_key = _digest(options)
         if self.models.has_base:
             with self.models.base() as model:
@@ -188,7 +188,7 @@ class Evaluator:
         return found
 
     def _rows(
-        self, ids: Sequence[str], options: Mapping[str, tuple[Option, ...]], long: Mapping[str, bool]
+        self, ids: Sequence[str], options: passes.Options, long: Mapping[str, bool]
     ) -> Iterator[pa.Table]:
         has_base, generate = self.models.has_base, self.settings.evaluation.generate
         nothing: Iterator[pa.Table] = iter(())
@@ -218,6 +218,24 @@ class Evaluator:
 
 def _by_id(table: pa.Table | None) -> dict[str, dict[str, object]]:
     return {row["sample_id"]: row for row in table.to_pylist()} if table is not None else {}
+
+
+class _ChosenOptions(Mapping[str, Sequence[Option]]):
+    """The options of every sample, chosen anew at each look: tens of them a sample would not fit in memory."""
+
+    def __init__(
+        self, distractors: Distractors, preferred: Mapping[str, tuple[str, ...]], ids: Sequence[str]
+    ) -> None:
+        self._distractors, self._preferred, self._ids = distractors, preferred, ids
+
+    def __getitem__(self, key: str) -> tuple[Option, ...]:
+        return self._distractors.options(key, self._preferred.get(key, ()))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def _digest(options: passes.Options) -> str:
