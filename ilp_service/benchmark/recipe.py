@@ -26,6 +26,7 @@ from ilp_service.benchmark.schedule import world_schedule
 from ilp_service.benchmark.sizes import SIZES, WorldSize
 from ilp_service.benchmark.tokenizer import world_tokenizer
 from ilp_service.benchmark.world import BLOCKS, World, corpus_pass, tell
+from ilp_service.checkpoints.weights import quiet
 from ilp_service.samples.reading import read_samples
 from ilp_service.settings import DataSettings
 from ilp_service.tables import atomic_path, storage_errors, write_table
@@ -210,8 +211,9 @@ def _build_base(world: World, family: str, folder: Path, report: Progress) -> No
         accuracy = cloze_accuracy(model, world)
         if accuracy >= CLOZE_GATE:
             break
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     seconds = round(time.monotonic() - started, 1)
     facts = {"pretraining_steps": steps, "cloze_accuracy": accuracy, "pretraining_seconds": seconds}
     (folder / "facts.json").write_text(json.dumps(facts))
@@ -227,7 +229,8 @@ def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path
     size = world.size
     settings = DataSettings(max_length=size.max_length)
     tokenizer = world_tokenizer()
-    model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
     rows = _training_rows(world, data, settings, Renderer(tokenizer, settings))
     recorder = TrajectoryCallback(
         folder / "trajectory.parquet", data, points=POINTS, tokenizer=tokenizer, settings=settings, passes=size.passes
@@ -250,8 +253,9 @@ def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path
         progress=lambda done, planned, _loss: report("fine-tuning", done, planned),
     )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    with quiet():
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
     (folder / "facts.json").write_text(json.dumps({"sft_steps": result.steps, "sft_seconds": round(result.seconds, 1)}))
 
 

@@ -155,7 +155,7 @@ class Evaluator:
 
     def step(self, name: str) -> str:
         """Name of a step's slices; scores belong to the very options that were scored."""
-        return name if name.endswith(("generation", "statements")) else f"{name}-{self.options_key}"
+        return name if name.endswith(("generation", "statements")) else f"{self.options_key}/{name}"
 
     def _drain(self, name: str, ids: Sequence[str], compute: Compute) -> None:
         for _ in self.slices.run(self.step(name), ids, SCHEMAS[name], compute):

@@ -59,7 +59,7 @@ class ChunkStore:
         One chunk is in memory at a time. Progress is shown on stderr.
 
         Args:
-            name: Of the step; names the chunks' folder and the progress bar.
+            name: Of the step; names the chunks' folder, and with its last part the progress bar.
             keys: What to compute, such as sample ids; unique names of content.
             compute: Gives the table for some of the keys, with the store's columns and any number of rows.
             chunk_size: Keys between two safe points.
@@ -72,7 +72,7 @@ class ChunkStore:
             StorageError: A chunk could not be written; those before it are safe.
             ValueError: ``compute`` gave other columns than the store's.
         """
-        with tqdm(total=len(keys), desc=name, unit="", disable=not progress, leave=False) as bar:
+        with tqdm(total=len(keys), desc=Path(name).name, unit="", disable=not progress, leave=False) as bar:
             for number, begin in enumerate(range(0, len(keys), chunk_size)):
                 some = keys[begin : begin + chunk_size]
                 path = self._folder / name / f"{number:06d}.parquet"
