@@ -17,6 +17,8 @@ from ilp_service.plugin import Array, Cause, Need, Signal, Study
 _EARLY = 0.5
 _LOST = 0.1
 """Probability per token: a sample may be half learned when the tide turns, and that half forgotten."""
+_WORSE = 0.1
+"""Nats per token, after the last exposure."""
 _PARTS = 10
 """The paper's Table 11 compares the first, middle and last tenth of the data."""
 
@@ -98,8 +100,9 @@ class LeftSideForgetting(Cause):
         return flag((signals["learned_at"] <= _EARLY) & lost & (signals["late_advantage"] > 0))
 
     def excluded(self, signals: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """At no recorded step did it stand as learned, and nothing worth naming was lost of what it had gained."""
-        never: npt.NDArray[np.bool_] = (signals["ever_learned"] == 0) & (signals["peak_drop"] < _LOST)
+        """Never learned at a recorded step, little lost of what it had gained, and no worse since its last exposure."""
+        worse = np.nan_to_num(signals["rise_after_last_exposure"]) > _WORSE
+        never: npt.NDArray[np.bool_] = (signals["ever_learned"] == 0) & (signals["peak_drop"] < _LOST) & ~worse
         return never
 
     def explain(self, row: Mapping[str, Any]) -> str:
