@@ -71,11 +71,13 @@ class Measured:
         evaluation: One row a sample, without detection and probes.
         options: The options of every sample by id, its own response first.
         long: Whether each response counts as long, by id.
+        matched: Whether its options are compared at one length, by id.
     """
 
     evaluation: pa.Table
     options: passes.Options
     long: Mapping[str, bool]
+    matched: Mapping[str, bool]
 
 
 class Evaluator:
@@ -129,7 +131,8 @@ class Evaluator:
             self._drain("options", ids, self._score(self.scorer(model), options))
             if self.settings.evaluation.generate:
                 self._drain("generation", ids, self._generate(model, long))
-        return Measured(pa.concat_tables(self._rows(ids, options, long)), options, long)
+        matched = {key: long[key] or self._by_id[key].choices is not None for key in ids}
+        return Measured(pa.concat_tables(self._rows(ids, options, matched)), options, long, matched)
 
     def scorer(self, model: PreTrainedModel) -> Scorer:
         """The engine over an open model."""
@@ -188,7 +191,7 @@ class Evaluator:
         return found
 
     def _rows(
-        self, ids: Sequence[str], options: passes.Options, long: Mapping[str, bool]
+        self, ids: Sequence[str], options: passes.Options, matched: Mapping[str, bool]
     ) -> Iterator[pa.Table]:
         has_base, generate = self.models.has_base, self.settings.evaluation.generate
         nothing: Iterator[pa.Table] = iter(())
@@ -196,12 +199,12 @@ class Evaluator:
         generation = self._stored("generation", ids) if generate else nothing
         base_generation = self._stored("base_generation", ids) if generate and has_base else nothing
         for tuned in self._stored("options", ids):
-            scored = scored_options(tuned, long)
+            scored = scored_options(tuned, matched)
             yield evaluation_rows(
                 self.pick(list(scored)),
                 options,
                 scored,
-                scored_options(next(base_options), long) if has_base else {},
+                scored_options(next(base_options), matched) if has_base else {},
                 _by_id(next(generation, None)),
                 _by_id(next(base_generation, None)),
                 self.settings.detection.runs,

@@ -12,13 +12,14 @@ from scipy.special import softmax
 Array = npt.NDArray[np.float64]
 
 
-def option_scores(logprobs: Array, lengths: Sequence[int], *, long: bool, gold: int = 0) -> Array:
+def option_scores(logprobs: Array, lengths: Sequence[int], *, matched: bool, gold: int = 0) -> Array:
     """Comparable scores of the options, nats, shape ``(options,)``.
 
-    Short answers compete by their probability as they stand. Long ones differ in length by so much that the sum
-    would only measure it, so each is brought to the right option's length: ``logprob * len(gold) / len(option)``.
+    Short answers of one type compete by their probability as they stand. Long ones, and the choices of a native
+    multiple-choice row, differ in length by so much that the sum would mostly measure it, so with ``matched`` each is
+    brought to the right option's length: ``logprob * len(gold) / len(option)``.
     """
-    if not long:
+    if not matched:
         return logprobs
     sizes = np.maximum(np.asarray(lengths, dtype=np.float64), 1.0)
     return np.asarray(logprobs * (sizes[gold] / sizes), dtype=np.float64)

@@ -83,10 +83,10 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
     settings, renderer, options = evaluator.settings, evaluator.renderer, measured.options
     wanted = frozenset(unlearned)
     ids = sorted(wanted)
-    tuned = scored_options(evaluator.option_scores("options", wanted), measured.long)
+    tuned = scored_options(evaluator.option_scores("options", wanted), measured.matched)
     forms: dict[str, dict[str, list[float]]] = {form: {} for form in FORMS}
     if evaluator.models.has_base and ids:
-        base = scored_options(evaluator.option_scores("base_options", wanted), measured.long)
+        base = scored_options(evaluator.option_scores("base_options", wanted), measured.matched)
         forms["base_p"] = _from_scores(base)
         shots = Examples(evaluator.samples, measured.evaluation, settings.knowledge)
         short = [key for key in ids if not measured.long[key]]
@@ -110,7 +110,7 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
                         *evaluator.slices.run(evaluator.step("few_shot"), ids, passes.OPTION_SCORES, few_shot),
                     ]
                 )
-                forms["few_shot_base_p"] = _from_scores(scored_options(few, measured.long))
+                forms["few_shot_base_p"] = _from_scores(scored_options(few, measured.matched))
             for form, keys, compute in (("cloze_base_p", short, cloze), ("probe_base_p", with_probes, own)):
                 if keys:
                     tables = [

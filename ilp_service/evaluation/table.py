@@ -80,7 +80,7 @@ class ScoredOptions:
     tokens: int
 
 
-def scored_options(table: pa.Table, long: Mapping[str, bool]) -> dict[str, ScoredOptions]:
+def scored_options(table: pa.Table, matched: Mapping[str, bool]) -> dict[str, ScoredOptions]:
     """Read a pass over options (schema ``passes.OPTION_SCORES``) into one entry a sample."""
     found: dict[str, ScoredOptions] = {}
     ids = table.column("sample_id").to_pylist()
@@ -93,7 +93,7 @@ def scored_options(table: pa.Table, long: Mapping[str, bool]) -> dict[str, Score
     for begin, end in pairwise(starts):
         key = ids[begin]
         own = np.asarray(logprobs[begin:end], dtype=np.float64)
-        scores = option_scores(own, tokens[begin:end], long=long[key])
+        scores = option_scores(own, tokens[begin:end], matched=matched[key])
         found[key] = ScoredOptions(own, float(last[begin]), scores, option_probabilities(scores), int(tokens[begin]))
     return found
 

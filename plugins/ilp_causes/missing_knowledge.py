@@ -112,7 +112,7 @@ class MissingKnowledge(Cause):
             return "The base model was not asked about this sample, so nothing is known about its knowledge."
         return (
             f"{_WORDS[form][0].upper()}{_WORDS[form][1:]}, the base model gives the right answer "
-            f"{percent(row, f'{form}_right')} and no answer more than {percent(row, f'{form}_top')} "
+            f"{percent(row, f'{form}_right')} and its likeliest option {percent(row, f'{form}_top')} "
             f"(its entropy is {percent(row, f'{form}_entropy')} of a blind guess); it knows the answer in "
             f"{number(row, 'forms_knowing'):.0f} of {number(row, 'forms_measured'):.0f} ways of asking."
         )

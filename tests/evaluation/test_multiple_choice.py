@@ -28,9 +28,9 @@ def test_one_run_is_the_pass_rate_unless_tied(logits: np.ndarray) -> None:
 
 def test_equal_lengths_are_not_rescaled() -> None:
     raw = np.array([-10.0, -12.0])
-    assert np.allclose(option_scores(raw, [20, 20], long=True), raw)
-    assert np.allclose(option_scores(raw, [20, 5], long=False), raw)
-    assert option_scores(raw, [20, 10], long=True)[1] == pytest.approx(-24.0)
+    assert np.allclose(option_scores(raw, [20, 20], matched=True), raw)
+    assert np.allclose(option_scores(raw, [20, 5], matched=False), raw)
+    assert option_scores(raw, [20, 10], matched=True)[1] == pytest.approx(-24.0)
 
 
 def test_margin_is_positive_when_the_right_option_leads() -> None:
