@@ -190,9 +190,7 @@ class Evaluator:
                         found[key] = (*found.get(key, ()), text.strip())
         return found
 
-    def _rows(
-        self, ids: Sequence[str], options: passes.Options, matched: Mapping[str, bool]
-    ) -> Iterator[pa.Table]:
+    def _rows(self, ids: Sequence[str], options: passes.Options, matched: Mapping[str, bool]) -> Iterator[pa.Table]:
         has_base, generate = self.models.has_base, self.settings.evaluation.generate
         nothing: Iterator[pa.Table] = iter(())
         base_options = self._stored("base_options", ids) if has_base else nothing
@@ -226,9 +224,7 @@ def _by_id(table: pa.Table | None) -> dict[str, dict[str, object]]:
 class _ChosenOptions(Mapping[str, Sequence[Option]]):
     """The options of every sample, chosen anew at each look: tens of them a sample would not fit in memory."""
 
-    def __init__(
-        self, distractors: Distractors, preferred: Mapping[str, tuple[str, ...]], ids: Sequence[str]
-    ) -> None:
+    def __init__(self, distractors: Distractors, preferred: Mapping[str, tuple[str, ...]], ids: Sequence[str]) -> None:
         self._distractors, self._preferred, self._ids = distractors, preferred, ids
 
     def __getitem__(self, key: str) -> tuple[Option, ...]:
