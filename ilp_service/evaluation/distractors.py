@@ -169,7 +169,7 @@ class Distractors:
             if len(parts) > 1:
                 ending = _SENTENCE.split(other)[-1]
                 found.append((sample.response.strip()[: -len(parts[-1])] + ending, "near_miss"))
-            found.append((other, "near_miss"))
+            found.append((other, "other_response"))
         return found
 
     def _nearest(self, i: int, pool: Sequence[int], rng: np.random.Generator) -> list[int]:

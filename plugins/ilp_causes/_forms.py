@@ -20,7 +20,7 @@ class Form:
 
     Attributes:
         right: Probability of the training data's answer.
-        wrong: Highest probability of another answer.
+        wrong: Highest probability of another answer to the same question.
         wrong_row: Row of that answer within the options, -1 where there is none.
         entropy: Shannon entropy divided by that of a uniform guess over the same options, 0-1.
         top: Highest probability of any answer.
@@ -123,10 +123,16 @@ class Options:
             above=self._sum(np.where(above, values, 0.0)) + hidden,
         )
 
+    def _foreign(self) -> npt.NDArray[np.bool_]:
+        """Options that answer another question: a model may find them fluent, but nobody believes them."""
+        if "source" not in self.table.column_names:
+            return np.zeros(len(self.group), dtype=np.bool_)
+        return floats(pc.fill_null(pc.equal(self.table["source"], "other_response"), False)) > 0
+
     def _first_wrong(self, values: Array) -> Indices:
         """Row of the most probable wrong option of each sample; ties go to the option listed first."""
         result = np.full(self.count, -1, dtype=np.int64)
-        rows = np.flatnonzero(~self.gold)
+        rows = np.flatnonzero(~self.gold & ~self._foreign())
         rows = rows[np.lexsort((rows, -values[rows], self.group[rows]))]
         groups, first = np.unique(self.group[rows], return_index=True)
         result[groups] = rows[first]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,3 +146,15 @@ def test_the_order_of_the_options_changes_no_number(order: list[int]) -> None:
         first, second = ask(cause, straight).rows[0], ask(cause, replace(straight, options=turned)).rows[0]
         for name, value in first.items():
             assert second[name] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_the_answer_to_another_question_is_no_belief_about_this_one() -> None:
+    asked = study(p=TUNED, base_p=ELSEWHERE)
+    sources = [
+        "other_response" if text == "rome" else source
+        for text, source in zip(asked.options["text"].to_pylist(), asked.options["source"].to_pylist(), strict=True)
+    ]
+    place = asked.options.schema.get_field_index("source")
+    foreign = replace(asked, options=asked.options.set_column(place, "source", pa.array(sources)))
+    assert Options.of(asked).form("zero_shot").wrong[0] == pytest.approx(0.9)
+    assert Options.of(foreign).form("zero_shot").wrong[0] == pytest.approx(0.03)
