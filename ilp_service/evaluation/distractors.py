@@ -44,6 +44,10 @@ def _generator(seed: int, sample_id: str) -> np.random.Generator:
 def perturb_number(number: str, rng: np.random.Generator, count: int) -> list[str]:
     """Numbers near ``number``, written the same way: one off, a tenth off, ten times, two digits swapped."""
     plain = number.replace(",", "")
+    if plain.count(".") > 1:
+        # A version, a date or an address: its last part is the number.
+        head, _, last = number.rpartition(".")
+        return [f"{head}.{text}" for text in perturb_number(last, rng, count)]
     decimals = len(plain.partition(".")[2])
     value = float(plain)
     unit = 10.0**-decimals
@@ -98,7 +102,9 @@ class Distractors:
         self._samples, self._long, self._settings, self._seed = samples, long, settings, seed
         self._index = {sample.sample_id: i for i, sample in enumerate(samples)}
         self._twins = twins
-        short = [i for i, is_long in enumerate(long) if not is_long]
+        # By id and not by place in the file, so that reordering the file changes no choice below.
+        order = sorted(range(len(samples)), key=lambda i: samples[i].sample_id)
+        short = [i for i in order if not long[i]]
         self._types = infer_answer_types([samples[i].prompt for i in short], [samples[i].response for i in short])
         self._short_index = {i: n for n, i in enumerate(short)}
         self._by_subject: dict[frozenset[str], list[int]] = defaultdict(list)
@@ -106,7 +112,7 @@ class Distractors:
             subject = self._types.subject_of[n]
             if subject is not None:
                 self._by_subject[subject].append(i)
-        self._long_pool = [i for i, is_long in enumerate(long) if is_long]
+        self._long_pool = [i for i in order if long[i]]
         self._short_pool = short
 
     def options(self, sample_id: str, base_preferred: Sequence[str] = ()) -> tuple[Option, ...]:
@@ -115,7 +121,7 @@ class Distractors:
         sample = self._samples[i]
         if sample.choices is not None:
             gold = sample.choices[sample.gold_index or 0]
-            wrong = [Option(c, "choice", gold=False) for c in sample.choices if c != gold]
+            wrong = [Option(c, "choice", gold=False) for c in dict.fromkeys(sample.choices) if c != gold]
             return (Option(gold, "gold", gold=True), *wrong)
         rng = _generator(self._seed, sample_id)
         candidates = self._long_candidates(i, rng) if self._long[i] else self._short_candidates(i, rng, base_preferred)

@@ -79,6 +79,18 @@ def test_the_order_of_the_file_changes_no_set_of_options() -> None:
         assert {o.text for o in left.options(s.sample_id)} == {o.text for o in right.options(s.sample_id)}
 
 
+def test_the_order_of_the_file_changes_no_options_of_long_answers_or_of_many_facts_about_one_subject() -> None:
+    texts = [f"It was built in {1700 + n}. Its height is {n + 3} metres." for n in range(60)]
+    towers = [sample(f"tell me about tower {n % 7} and wall {n}", text, n) for n, text in enumerate(texts)]
+    facts = [sample(f"fact {n} of Ada Ash ?", f"value{n}", n) for n in range(20)]
+    for rows, long in ((towers, True), (facts, False)):
+        samples = with_stable_ids(rows)
+        shuffled = samples[:]
+        random.Random(2).shuffle(shuffled)
+        left, right = chooser(samples, long=long), chooser(shuffled, long=long)
+        assert all(left.options(s.sample_id) == right.options(s.sample_id) for s in samples)
+
+
 def test_contradicting_twins_are_options() -> None:
     samples = with_stable_ids([*world(), sample("where does Ada Ash live ?", "Atlantis", 200)])
     options = chooser(samples, twins={samples[0].sample_id: [samples[-1].sample_id]}).options(samples[0].sample_id)
@@ -88,6 +100,11 @@ def test_contradicting_twins_are_options() -> None:
 def test_native_choices_are_taken_as_they_are() -> None:
     samples = with_stable_ids([sample("q ?", "b", 0, ("a", "b", "c"))])
     assert [o.text for o in chooser(samples).options(samples[0].sample_id)] == ["b", "a", "c"]
+
+
+def test_a_choice_written_twice_is_one_option() -> None:
+    samples = with_stable_ids([sample("q ?", "b", 0, ("a", "b", "a"))])
+    assert [o.text for o in chooser(samples).options(samples[0].sample_id)] == ["b", "a"]
 
 
 def test_long_answers_meet_near_misses_of_themselves() -> None:
@@ -107,3 +124,12 @@ def test_numbers_are_perturbed_in_their_own_notation() -> None:
     changed = near_miss("4 and 18, so 18", rng)
     assert changed is not None
     assert "18" not in changed
+
+
+def test_versions_dates_and_addresses_are_perturbed_too() -> None:
+    rng = np.random.default_rng(0)
+    assert all(text.startswith("192.168.0.") for text in perturb_number("192.168.0.17", rng, 6))
+    assert near_miss("it needs version 1.2.3 of the library", rng) not in (
+        None,
+        "it needs version 1.2.3 of the library",
+    )
