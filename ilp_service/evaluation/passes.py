@@ -55,15 +55,20 @@ def _rows(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
     return pa.table([list(column) for column in columns], schema=schema)
 
 
-def _request(key: str, rendered: Sequence[Rendered | str]) -> tuple[ScoringRequest, list[int]] | None:
-    """One request for the options that have tokens, and their places; ``None`` when the first has none."""
+def _request(scorer: Scorer, key: str, rendered: Sequence[Rendered | str]) -> tuple[ScoringRequest, list[int]] | None:
+    """One request for the options that the model can read, and their places; ``None`` when the first has no tokens."""
     first = rendered[0]
     if isinstance(first, str):
         return None
+
+    def readable(one: Rendered) -> bool:
+        return scorer.refusal(ScoringRequest(key, one.prompt_ids, (one.response_ids,))) is None
+
+    # The engine refuses a request as a whole, and one overlong wrong option must not take the right one with it.
     usable = [
         (place, one.response_ids)
         for place, one in enumerate(rendered)
-        if not isinstance(one, str) and one.prompt_ids == first.prompt_ids
+        if not isinstance(one, str) and one.prompt_ids == first.prompt_ids and (place == 0 or readable(one))
     ]
     return ScoringRequest(key, first.prompt_ids, tuple(ids for _, ids in usable)), [place for place, _ in usable]
 
@@ -73,18 +78,18 @@ def score_options(
 ) -> pa.Table:
     """Log-probability of every option after the sample's prompt (after solved examples, with ``shots``).
 
-    A sample without examples has no rows. An option without tokens has log-probability minus infinity; a sample too
-    long for the model has NaN.
+    A sample without examples has no rows. An option without tokens, or too long for the model, has log-probability
+    minus infinity; a sample whose own response is too long has NaN.
     """
     requests, places, counts = [], {}, {}
     for sample in samples:
         texts = [option.text for option in options[sample.sample_id]]
         if shots is None:
-            made = _request(sample.sample_id, renderer.render_options(sample, texts))
+            made = _request(scorer, sample.sample_id, renderer.render_options(sample, texts))
         else:
             solved = shots(sample)
             made = (
-                _request(sample.sample_id, [renderer.render_few_shot(solved, sample, t) for t in texts])
+                _request(scorer, sample.sample_id, [renderer.render_few_shot(solved, sample, t) for t in texts])
                 if solved
                 else None
             )

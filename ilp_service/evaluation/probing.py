@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from ilp_service.evaluation import passes
@@ -75,7 +76,8 @@ def _form_probabilities(table: pa.Table) -> dict[str, list[float]]:
 
 
 def _from_scores(scored: Mapping[str, ScoredOptions]) -> dict[str, list[float]]:
-    return {key: [float(p) for p in value.p] for key, value in scored.items()}
+    """Without the samples that are too long for the model in this form: those were not asked."""
+    return {key: [float(p) for p in value.p] for key, value in scored.items() if not np.isnan(value.p).any()}
 
 
 def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) -> Probed:

@@ -107,7 +107,7 @@ def _view(
     if scored is not None and not np.isnan(scored.logprobs[0]):
         row[f"{prefix}logprob"] = float(scored.logprobs[0])
         row[f"{prefix}logprob_per_token"] = float(scored.logprobs[0]) / scored.tokens
-        if len(scored.p) > 1:
+        if np.isfinite(scored.logprobs).sum() > 1:
             row[f"{prefix}p_correct"] = float(scored.p[0])
             row[f"{prefix}bon_correct"] = best_of_n(scored.p, 0, runs)
             row[f"{prefix}margin"] = margin(scored.scores, 0)

@@ -50,8 +50,10 @@ def questions() -> list[Sample]:
     return with_stable_ids(rows)
 
 
-def run(tmp_path: Path, samples: list[Sample], settings: Settings, *, base: bool = True) -> Probed:
-    models = Pair(tiny_model("qwen2"), tiny_model("qwen2", seed=1) if base else None)
+def run(
+    tmp_path: Path, samples: list[Sample], settings: Settings, *, base: bool = True, models: Pair | None = None
+) -> Probed:
+    models = models or Pair(tiny_model("qwen2"), tiny_model("qwen2", seed=1) if base else None)
     renderer = Renderer(tiny_tokenizer(), DataSettings())
     lengths = {s.sample_id: len(renderer.render(s).response_ids) for s in samples}
     work = WorkFolder(tmp_path, settings.scoring.chunk_samples, progress=False)
@@ -129,3 +131,19 @@ def test_options_of_a_sample_sum_to_one_in_every_form(tmp_path: Path) -> None:
             values = [row[column] for row in rows]
             if values[0] is not None:
                 assert sum(values) == pytest.approx(1.0)
+
+
+def test_examples_that_do_not_fit_the_model_leave_a_form_unasked(tmp_path: Path) -> None:
+    settings = load_settings(None, ["detection.threshold=1.0", "knowledge.exists=0.0"])
+    short = Pair(tiny_model("qwen2"), tiny_model("qwen2", seed=1))
+    renderer, samples = Renderer(tiny_tokenizer(), DataSettings()), questions()
+    longest = max(len(renderer.render(s).prompt_ids) + len(renderer.render(s).response_ids) for s in samples)
+    for model in (short._tuned, short._base):
+        assert model is not None
+        model.config.max_position_embeddings = longest
+    probed = run(tmp_path, samples, settings, models=short)
+    rows = probed.evaluation.to_pylist()
+    assert all(row["p_correct"] is not None and row["p_correct"] == row["p_correct"] for row in rows)
+    asked = [row["few_shot_base_p_correct"] for row in rows]
+    assert None in asked
+    assert all(value is None or value == value for value in asked)
