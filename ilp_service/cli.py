@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, TextIO
 import click
 
 from ilp_service import __version__
-from ilp_service.errors import IlpError, IlpWarning, SettingsError
+from ilp_service.errors import IlpError, IlpWarning, SettingsError, StorageError
 
 
 def say(line: str) -> None:
@@ -130,6 +131,7 @@ def diagnose(
         expected.pop("data", None)
     if base or model_uri:
         expected.pop("base", None)
+    given = model_uri
     model_uri, data_path = model_uri or inputs.get("model_uri"), data or inputs.get("data")
     if not model_uri or not data_path:
         missing = "MODEL_URI" if not model_uri else "--data"
@@ -139,9 +141,10 @@ def diagnose(
         data=Path(data_path),
         settings=load_settings(loaded["settings"], overrides),
         base=base or inputs.get("base"),
-        trajectory=trajectory or inputs.get("trajectory"),
+        # A training record belongs to one model; another one's is looked up by its own tag.
+        trajectory=trajectory or (inputs.get("trajectory") if not given else None),
         limit=limit or inputs.get("limit"),
-        plugin_dirs=plugin_dirs or tuple(Path(folder) for folder in inputs.get("plugin_dirs", ())),
+        plugin_dirs=plugin_dirs or tuple(Path(folder) for folder in inputs.get("plugin_dirs") or ()),
         experiment=experiment or inputs.get("experiment") or "ilp",
         expected=expected,
     )
@@ -225,6 +228,11 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:  # stdout on a full disk, or a library's own write
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        say(f"error: {error.filename or 'The output'} cannot be written ({error.strerror}); free some space.")
+        sys.exit(StorageError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted; the same command goes on where it stopped")
         sys.exit(130)

@@ -37,7 +37,7 @@ class Findings:
 
 
 def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, folder: Path) -> list[Path]:
-    """Write every artifact, each whole or not at all.
+    """Write every artifact but the summary, each whole or not at all.
 
     Raises:
         StorageError: The disk is full or the folder may not be written.
@@ -66,23 +66,26 @@ def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, 
         quarantine=prepared.quarantine,
         settings=request.settings,
     )
+    used = None if prepared.trajectory is None else prepared.trajectory_source
     texts = {
-        "config.yaml": config_text(request, prepared.reference.resolved, prepared.digests),
-        "summary.json": json.dumps(found.summary, indent=2, ensure_ascii=False, default=str),
+        "config.yaml": config_text(request, prepared.reference.resolved, used, prepared.digests),
         "report.html": render_report(report),
     }
-    for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        paths.append(folder / name)
-    return paths
+    return [*paths, *(_write_text(folder / name, text) for name, text in texts.items())]
+
+
+def _write_text(path: Path, text: str) -> Path:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
 def publish(
     request: DiagnosisRequest, prepared: Prepared, found: Findings, tracking: Tracking, run: Run
 ) -> dict[str, str]:
     """Log files, the classifier, metrics and tags; returns the artifacts' URIs by name."""
-    folder = request.settings.work_dir / prepared.work_key(request) / "output"
+    # One folder a run: two runs of one work key may differ in plugins or in what attribution asks for.
+    folder = request.settings.work_dir / prepared.work_key(request) / "output" / run.run_id
     reference, summary = prepared.reference, found.summary
     run.log_params(
         {
@@ -103,6 +106,8 @@ def publish(
     artifacts = {"classifier": run.log_sklearn(meta.estimator, "meta-classifier", meta.frame(middle), TRUSTED_TYPES)}
     for path in write_files(request, prepared, found, folder):
         artifacts[path.name.partition(".")[0]] = run.log_file(path)
+    told = json.dumps({**summary, "artifacts": artifacts}, indent=2, ensure_ascii=False, default=str)
+    artifacts["summary"] = run.log_file(_write_text(folder / "summary.json", told))
     tags = {
         "ilp.status": "done",
         "ilp.run_id": run.run_id,

@@ -17,6 +17,7 @@ from ilp_service.settings import Settings
 
 VERSIONED = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn", "pyarrow", "mlflow", "pluggy")
 INPUTS = ("model_uri", "data", "base", "trajectory", "limit", "plugin_dirs", "experiment")
+PARTS = ("inputs", "settings", "digests")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """A config file: ``inputs``, ``settings`` and ``digests``, or the settings alone.
 
     Raises:
-        SettingsError: The file cannot be read, is not YAML, or is no mapping.
+        SettingsError: The file cannot be read, is not YAML, is no mapping, or an input is of the wrong kind.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -62,23 +63,53 @@ def read_config(path: Path) -> dict[str, Any]:
         raise SettingsError(f"Config {path} holds {type(loaded).__name__}; expected a YAML mapping with 'settings'.")
     if "settings" not in loaded and "inputs" not in loaded:
         return {"inputs": {}, "settings": loaded, "digests": {}}
-    inputs = loaded.get("inputs") or {}
-    unknown = sorted(set(inputs) - set(INPUTS)) if isinstance(inputs, dict) else [str(inputs)]
+    parts = {name: loaded.get(name) or {} for name in PARTS}
+    for name, part in parts.items():
+        if not isinstance(part, dict):
+            raise SettingsError(f"Config {path} has {part!r} under {name!r}; expected names with values.")
+    inputs = parts["inputs"]
+    unknown = sorted(str(name) for name in set(inputs) - set(INPUTS))
     if unknown:
         raise SettingsError(f"Config {path} has unknown inputs {', '.join(unknown)}; known are {', '.join(INPUTS)}.")
-    return {"inputs": inputs, "settings": loaded.get("settings") or {}, "digests": loaded.get("digests") or {}}
+    for name, value in inputs.items():
+        if value is not None and not _fits(name, value):
+            expected = {"limit": "a whole number above 0", "plugin_dirs": "a list of folders"}.get(name, "text")
+            raise SettingsError(f"Config {path} has the input {name!r} = {value!r}; expected {expected}.")
+    return parts
 
 
-def config_text(request: DiagnosisRequest, resolved: str, digests: Mapping[str, str | None]) -> str:
-    """The YAML file from which ``ilp diagnose --config`` repeats this run to the same tables."""
+def _fits(name: str, value: object) -> bool:
+    if name == "limit":
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if name == "plugin_dirs":
+        return isinstance(value, list) and all(isinstance(folder, str) for folder in value)
+    return isinstance(value, str)
+
+
+def _from_anywhere(name: str | None) -> str | None:
+    """A path of this machine made absolute; URIs and hub ids as they are."""
+    return str(Path(name).expanduser().resolve()) if name and Path(name).expanduser().exists() else name
+
+
+def config_text(
+    request: DiagnosisRequest, resolved: str, trajectory: str | None, digests: Mapping[str, str | None]
+) -> str:
+    """The YAML file from which ``ilp diagnose --config`` repeats this run to the same tables.
+
+    Args:
+        request: What was asked for.
+        resolved: The model, an alias resolved.
+        trajectory: The training record that was used, whoever named it.
+        digests: Of model, base and data.
+    """
     settings = request.settings.model_dump(mode="json")
     settings.pop("work_dir")
     config = {
         "inputs": {
             "model_uri": resolved,
             "data": str(request.data.resolve()),
-            "base": request.base,
-            "trajectory": request.trajectory,
+            "base": _from_anywhere(request.base),
+            "trajectory": _from_anywhere(trajectory),
             "limit": request.limit,
             "plugin_dirs": [str(folder.resolve()) for folder in request.plugin_dirs],
             "experiment": request.experiment,

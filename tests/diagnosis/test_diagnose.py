@@ -39,6 +39,8 @@ def test_json_is_one_object_and_the_run_holds_every_artifact(ilp: Ilp, inputs: I
     read = tables(found["artifacts"])
     assert len(read["evaluation"]) == len(ROWS)
     assert len(read["attributions"]) == len(read["evidence"]) == found["unlearned"]
+    told = json.loads(Path(found["artifacts"]["summary"]).read_text())["artifacts"]
+    assert told == {name: uri for name, uri in found["artifacts"].items() if name != "summary"}
     assert "<html" in Path(found["artifacts"]["report"]).read_text()
     run = mlflow.MlflowClient().get_run(found["run_id"])
     assert run.info.status == "FINISHED"
