@@ -39,14 +39,17 @@ def detect(evaluation: pa.Table, settings: DetectionSettings) -> pa.Table:
 def most_severe(evaluation: pa.Table, settings: DetectionSettings) -> tuple[str, ...]:
     """Ids of the unlearned samples, most severe first, at most K; ties by id.
 
-    Severity is the pass rate, then the log-probability of the response by token.
+    Severity is the pass rate of the deciding view, then the log-probability of the response by token.
     """
+    first, second = ("p_correct", "sample_match_rate")
+    if settings.view == "generation":
+        first, second = second, first
     rows = evaluation.select(
         ["sample_id", "unlearned", "p_correct", "sample_match_rate", "logprob_per_token"]
     ).to_pylist()
 
     def severity(row: dict[str, float | str | None]) -> tuple[float, float, str]:
-        rate = row["p_correct"] if row["p_correct"] is not None else row["sample_match_rate"]
+        rate = row[first] if row[first] is not None else row[second]
         per_token = row["logprob_per_token"]
         return (float(rate or 0.0), float(per_token or 0.0), str(row["sample_id"]))
 

@@ -39,6 +39,11 @@ def test_the_most_severe_come_first_and_are_bounded() -> None:
     assert most_severe(table, DetectionSettings(max_attributed=2)) == ("e", "a")
 
 
+def test_the_deciding_view_says_what_is_severe() -> None:
+    settings = DetectionSettings(view="generation", threshold=0.9)
+    assert most_severe(detect(TABLE, settings), settings) == ("a", "c", "e", "b")
+
+
 def test_the_views_are_counted_where_both_were_measured() -> None:
     assert views_disagreement(TABLE, 0.2) == {
         "measured_by_both": 4, "mc_only": 1, "generation_only": 1, "both": 1, "neither": 1,
