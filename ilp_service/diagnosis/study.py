@@ -26,14 +26,14 @@ class Investigated:
     evaluation: pa.Table
 
 
-def _twins(neighbours: pa.Table) -> dict[str, list[str]]:
-    """Samples that ask the same thing and answer otherwise, by sample id, nearest first."""
-    twins: dict[str, list[str]] = defaultdict(list)
+def _pairs(neighbours: pa.Table, *, contradicting: bool) -> dict[str, list[str]]:
+    """Samples that ask the same thing (and, if ``contradicting``, answer otherwise), by sample id, nearest first."""
+    pairs: dict[str, list[str]] = defaultdict(list)
     names = ("sample_id", "neighbour_id", "same_answer", "same_entities")
     for left, right, same, asks_same in zip(*(neighbours.column(n).to_pylist() for n in names), strict=True):
-        if asks_same and not same:
-            twins[left].append(right)
-    return twins
+        if asks_same and not (contradicting and same):
+            pairs[left].append(right)
+    return pairs
 
 
 def _rendering(table: pa.Table, end_logprobs: dict[str, float]) -> pa.Table:
@@ -51,12 +51,12 @@ def investigate(prepared: Prepared, settings: Settings, slices: Slices, say: Cal
         zip(*(prepared.rendering.column(name).to_pylist() for name in ("sample_id", "response_tokens")), strict=True)
     )
     evaluator = Evaluator(checkpoint, prepared.renderer, settings, slices, samples)
-    measured = evaluator.measure(_twins(neighbours), lengths)
+    measured = evaluator.measure(_pairs(neighbours, contradicting=True), lengths)
     evaluation = detect(measured.evaluation, settings.detection)
     unlearned = most_severe(evaluation, settings.detection)
     total = pc.sum(evaluation.column("unlearned")).as_py() or 0
     say(f"{total} of {len(samples)} samples are unlearned; {len(unlearned)} go to attribution.")
-    probed = probe(evaluator, measured, unlearned)
+    probed = probe(evaluator, measured, unlearned, _pairs(neighbours, contradicting=False))
     evaluation = detect(probed.evaluation, settings.detection)
     wanted = pa.array(unlearned, type=pa.string())
     study = Study(

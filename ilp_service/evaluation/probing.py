@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -43,12 +44,24 @@ class Probed:
 class Examples:
     """Learned samples of the same subset, shown to the base as solved examples.
 
-    The choice is fixed by the sample ids, avoids the subject of the question, and prefers short examples so that the
-    prompt stays near the form the base is asked in otherwise.
+    The choice is fixed by the sample ids, leaves long samples out, and avoids whatever asks the same thing in other
+    words: an example that gives the answer away would pass for knowledge of the base.
+
+    Args:
+        samples: The data set.
+        evaluation: Says which of them are learned.
+        settings: How many examples, and from which pass rate a sample is learned.
+        same_question: Ids of the samples that ask the same thing, by sample id.
     """
 
-    def __init__(self, samples: Sequence[Sample], evaluation: pa.Table, settings: KnowledgeSettings) -> None:
-        self._count = settings.few_shot
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        evaluation: pa.Table,
+        settings: KnowledgeSettings,
+        same_question: Mapping[str, Collection[str]],
+    ) -> None:
+        self._count, self._same_question = settings.few_shot, same_question
         rates = dict(zip(*(evaluation.column(n).to_pylist() for n in ("sample_id", "p_correct")), strict=True))
         learned = [s for s in samples if (rates.get(s.sample_id) or 0.0) > settings.exists]
         learned.sort(key=lambda s: hashlib.sha256(s.sample_id.encode()).digest())
@@ -60,10 +73,13 @@ class Examples:
     def __call__(self, sample: Sample) -> tuple[Sample, ...]:
         """The examples for one question; none where nothing of its subset was learned."""
         chosen: list[Sample] = []
+        avoided = self._same_question.get(sample.sample_id, ())
         for example in self._by_subset.get(sample.subset, ()):
             if len(chosen) == self._count:
                 break
-            if example.prompt != sample.prompt and all(example.prompt != c.prompt for c in chosen):
+            if example.sample_id in avoided or example.prompt == sample.prompt:
+                continue
+            if all(example.prompt != c.prompt for c in chosen):
                 chosen.append(example)
         return tuple(chosen)
 
@@ -80,8 +96,20 @@ def _from_scores(scored: Mapping[str, ScoredOptions]) -> dict[str, list[float]]:
     return {key: [float(p) for p in value.p] for key, value in scored.items() if not np.isnan(value.p).any()}
 
 
-def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) -> Probed:
-    """Ask the base about the unlearned samples in every form that can be asked, and gather their options."""
+def probe(
+    evaluator: Evaluator,
+    measured: Measured,
+    unlearned: Sequence[str],
+    same_question: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> Probed:
+    """Ask the base about the unlearned samples in every form that can be asked, and gather their options.
+
+    Args:
+        evaluator: Over the models and the samples.
+        measured: What the two views found.
+        unlearned: Ids of the samples to ask about.
+        same_question: Ids of the samples that ask the same thing, by sample id; none of them is a solved example.
+    """
     settings, renderer, options = evaluator.settings, evaluator.renderer, measured.options
     wanted = frozenset(unlearned)
     ids = sorted(wanted)
@@ -90,7 +118,7 @@ def probe(evaluator: Evaluator, measured: Measured, unlearned: Sequence[str]) ->
     if evaluator.models.has_base and ids:
         base = scored_options(evaluator.option_scores("base_options", wanted), measured.matched)
         forms["base_p"] = _from_scores(base)
-        shots = Examples(evaluator.samples, measured.evaluation, settings.knowledge)
+        shots = Examples(evaluator.samples, measured.evaluation, settings.knowledge, same_question)
         short = [key for key in ids if not measured.long[key]]
         with_probes = [sample.sample_id for sample in evaluator.pick(ids) if sample.probes]
         with evaluator.models.base() as model:
