@@ -136,6 +136,14 @@ class Settings(BaseSettings):
         }
 
 
+def _value(raw: str) -> object:
+    """The value of a ``key=value`` string: YAML where it is any, else the text as it stands (``data.separator=@``)."""
+    try:
+        return yaml.safe_load(raw) if raw.strip() else raw
+    except yaml.YAMLError:
+        return raw
+
+
 def load_settings(config: Mapping[str, Any] | None = None, overrides: Iterable[str] = ()) -> Settings:
     """Settings from a config mapping and ``key=value`` strings, which win.
 
@@ -153,15 +161,18 @@ def load_settings(config: Mapping[str, Any] | None = None, overrides: Iterable[s
         target = values.setdefault(part, {}) if part else values
         if not isinstance(target, dict):
             raise SettingsError(f"--set {override!r}: {part!r} is not a group of settings.")
-        target[name] = yaml.safe_load(raw) if raw.strip() else raw
+        target[name] = _value(raw)
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(step) for step in first["loc"])
         raise SettingsError(
             f"Setting {name!r} is {first.get('input')!r}: {first['msg']}; 'ilp settings' lists every setting."
         ) from error
+    if settings.detection.view == "generation" and not settings.evaluation.generate:
+        raise SettingsError("detection.view is 'generation', but evaluation.generate is off; switch one of them.")
+    return settings
 
 
 @dataclass(frozen=True, slots=True)

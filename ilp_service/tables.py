@@ -59,6 +59,10 @@ def storage_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{path} may not be written ({error.strerror}); choose a folder you own.") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise StorageError(
+                f"{path} cannot be written ({error.strerror}: {error.filename}); name a folder, not a file."
+            ) from error
         raise
 
 

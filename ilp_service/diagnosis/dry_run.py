@@ -10,6 +10,7 @@ from ilp_service.diagnosis.prepare import Prepared, prepare
 from ilp_service.diagnosis.request import DiagnosisRequest
 from ilp_service.evaluation.distractors import Distractors, Option
 from ilp_service.evaluation.statements import statements
+from ilp_service.plugin_loading import load_plugins
 from ilp_service.samples.rendering import Renderer
 from ilp_service.samples.sample import Sample
 from ilp_service.tracking.store import Tracking
@@ -85,6 +86,7 @@ def show(request: DiagnosisRequest, say: Callable[[str], None], *, as_json: bool
     Raises:
         IlpError: Anything that the diagnosis itself would refuse.
     """
+    load_plugins(request.plugin_dirs)
     prepared = prepare(request, Tracking(experiment=request.experiment))
     limit = request.settings.evaluation.long_answer_tokens
     long = [tokens > limit for tokens in prepared.rendering.column("response_tokens").to_pylist()]

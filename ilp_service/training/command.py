@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -191,10 +191,12 @@ def _progress() -> Callable[[int, int, float], None]:
     """A progress bar on stderr."""
     from tqdm import tqdm
 
-    bar = tqdm(total=None, unit="step", desc="training", file=sys.stderr, dynamic_ncols=True, mininterval=1.0)
+    bar: tqdm[NoReturn] | None = None
 
     def report(step: int, steps: int, loss: float) -> None:
-        bar.total = steps
+        nonlocal bar
+        if bar is None:  # not before the first step, so that an error has a line of its own
+            bar = tqdm(total=steps, unit="step", desc="training", file=sys.stderr, dynamic_ncols=True, mininterval=1.0)
         bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.update(step - bar.n)
         if step >= steps:

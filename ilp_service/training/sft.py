@@ -140,6 +140,8 @@ def train(request: TrainRequest, tracking: Tracking, progress: Progress | None =
     final = request.output / ("model" if request.lora is None else "adapter")
     if final.exists() and not request.overwrite:
         raise SettingsError(f"{final} is there already; choose another --output, or replace it with --overwrite.")
+    if request.register_as is not None and set(request.register_as) & set("/:"):
+        raise SettingsError(f"The name {request.register_as!r} holds '/' or ':'; --register takes a name without them.")
     data = read_samples(request.data, request.data_settings, request.limit)
     reference = resolve(request.base, base=None, tracking=tracking, work_dir=request.work_dir)
     if reference.kind == "adapter":

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ilp_service.settings import load_settings
 from tests.diagnosis.conftest import ROWS, Ilp, Inputs, Outcome
 
 
@@ -89,10 +90,33 @@ def test_a_trajectory_with_unknown_ids(ilp: Ilp, inputs: Inputs, workplace: Path
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--set", "detection.threshold=7"), ("--set", "nonsense"), ("--set", "no.such=1"), ("--config", "missing.yaml")],
+    [
+        ("--set", "detection.threshold=7"),
+        ("--set", "nonsense"),
+        ("--set", "no.such=1"),
+        ("--set", "detection.view=["),
+        ("--config", "missing.yaml"),
+    ],
 )
 def test_wrong_settings(ilp: Ilp, inputs: Inputs, arguments: tuple[str, ...]) -> None:
     refused(ilp("diagnose", inputs.model, "--data", inputs.data, *arguments), 10)
+
+
+def test_a_view_that_is_not_measured_decides_nothing(ilp: Ilp, inputs: Inputs) -> None:
+    view = ("--set", "detection.view=generation", "--set", "evaluation.generate=false")
+    refused(ilp("diagnose", inputs.model, "--data", inputs.data, *view), 10, "evaluation.generate")
+
+
+def test_text_that_is_no_yaml_is_a_setting_as_it_stands() -> None:
+    assert load_settings(overrides=["data.separator=@"]).data.separator == "@"
+
+
+def test_a_full_disk_under_stdout(ilp: Ilp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ilp_service.settings.describe_settings", full)
+    refused(ilp("settings"), 31, "No space left")
 
 
 def test_missing_arguments(ilp: Ilp, inputs: Inputs) -> None:
@@ -107,7 +131,9 @@ def test_a_tracking_server_that_is_down(ilp: Ilp, inputs: Inputs, monkeypatch: p
 
 
 def test_a_plugin_folder_that_is_not_there(ilp: Ilp, inputs: Inputs) -> None:
-    refused(ilp("diagnose", inputs.model, "--data", inputs.data, "--plugin-dir", "nowhere"), 32, "nowhere")
+    missing = ("diagnose", inputs.model, "--data", inputs.data, "--plugin-dir", "nowhere")
+    refused(ilp(*missing), 32, "nowhere")
+    refused(ilp(*missing, "--dry-run"), 32, "nowhere")
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from ilp_service.checkpoints.loading import Checkpoint
 from ilp_service.checkpoints.reference import resolve
-from ilp_service.errors import AdapterBaseError, IlpWarning, SettingsError
+from ilp_service.errors import AdapterBaseError, IlpWarning, SettingsError, StorageError
 from ilp_service.samples.reading import read_samples
 from ilp_service.settings import DataSettings, ScoringSettings
 from ilp_service.tracking.store import Tracking
@@ -137,6 +137,8 @@ def test_a_failed_training_is_failed_in_the_store_and_can_be_resumed(
         ({"data_settings": DataSettings(max_length=2)}, SettingsError, "no sample has a response token left"),
         ({"lora": LoraOptions(targets=("query",))}, SettingsError, "no linear layer named 'query'; .* q_proj"),
         ({"epochs": 0}, SettingsError, "0 epochs"),
+        ({"register_as": "team/bot"}, SettingsError, "'team/bot' holds '/' or ':'"),
+        ({"output": Path(__file__)}, StorageError, "name a folder"),
     ],
 )
 def test_impossible_requests_are_refused(
