@@ -55,8 +55,11 @@ class Prepared:
     digests: dict[str, str | None]
 
     def work_key(self, request: DiagnosisRequest) -> str:
-        """Name of the folder for safe points: a digest of all that can change a number."""
-        settings = request.settings.model_dump(mode="json", exclude={"work_dir", "attribution"})
+        """Name of the folder for safe points: a digest of all that can change what is kept there.
+
+        Neither detection nor attribution can, so a look with another threshold costs no second scoring.
+        """
+        settings = request.settings.model_dump(mode="json", exclude={"work_dir", "detection", "attribution"})
         place = self.checkpoint.device.partition(":")[0]
         parts = [self.digests, self.renderer.describe(), settings, __version__, len(self.samples), place]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]

@@ -43,7 +43,7 @@ GENERATIONS = pa.schema(
     ]
 )
 COMPLETIONS = pa.schema([("sample_id", pa.string()), ("text", pa.string())])
-_END_OF_ANSWER = re.compile(r"[.,;:!?\n]")
+_END_OF_ANSWER = re.compile(r"[;!?\n]|[.,:](?!\d)")
 PROBES = pa.schema([("sample_id", pa.string()), ("option", pa.int64()), ("p", pa.float64())])
 
 Options = Mapping[str, Sequence[Option]]

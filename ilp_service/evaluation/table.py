@@ -130,8 +130,8 @@ def evaluation_rows(
     for sample in samples:
         key = sample.sample_id
         own, before = tuned[key], base.get(key)
-        jsd = jsd_bits(own.p, before.p) if before is not None and len(own.p) > 1 else None
-        jsd = None if jsd is None or np.isnan(own.p).any() else jsd
+        both = before is not None and len(own.p) > 1 and not np.isnan(own.p + before.p).any()
+        jsd = jsd_bits(own.p, before.p) if before is not None and both else None
         rows.append(
             {
                 "sample_id": key,

@@ -118,6 +118,24 @@ def test_nothing_and_everything_unlearned_are_both_reported(
     assert done.json()["unlearned"] == expected
 
 
+def test_another_threshold_scores_nothing_again(ilp: Ilp, inputs: Inputs, workplace: Path) -> None:
+    def scored() -> dict[Path, int]:
+        kept = [*workplace.glob("mlruns/ilp-work/*/*/options/*"), *workplace.glob("mlruns/ilp-work/*/generation/*")]
+        return {path: path.stat().st_mtime_ns for path in kept}
+
+    def rate(threshold: str) -> float:
+        done = ilp(
+            "diagnose", inputs.model, "--data", inputs.data, "--set", f"detection.threshold={threshold}", "--json"
+        )
+        return float(done.json()["unlearned_rate"])
+
+    assert rate("0") == 0.0
+    before = scored()
+    assert len(before) == 2
+    assert rate("1") == 1.0
+    assert scored() == before
+
+
 def test_a_limit_keeps_the_first_samples(ilp: Ilp, inputs: Inputs) -> None:
     assert ilp("diagnose", inputs.model, "--data", inputs.data, "--limit", 3, "--json").json()["samples"] == 3
 
