@@ -118,10 +118,15 @@ class Options:
             wrong=wrong + hidden,
             wrong_row=np.where(asked, wrong_row, -1),
             entropy=(nats / np.log(np.maximum(size, 2))).clip(0, 1) + hidden,
-            top=np.maximum(right, wrong) + hidden,
+            top=self._largest(values) + hidden,
             better=(self._sum(above.astype(np.float64)) / np.maximum(size - 1, 1)) + hidden,
             above=self._sum(np.where(above, values, 0.0)) + hidden,
         )
+
+    def _largest(self, values: Array) -> Array:
+        result = np.zeros(self.count)
+        np.maximum.at(result, self.group, values)
+        return result
 
     def _foreign(self) -> npt.NDArray[np.bool_]:
         """Options that answer another question: a model may find them fluent, but nobody believes them."""
