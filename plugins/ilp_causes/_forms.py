@@ -129,10 +129,11 @@ class Options:
         return result
 
     def _foreign(self) -> npt.NDArray[np.bool_]:
-        """Options that answer another question: a model may find them fluent, but nobody believes them."""
+        """Options that are, or end like, the answer to another question: they may be fluent, but are no belief."""
         if "source" not in self.table.column_names:
             return np.zeros(len(self.group), dtype=np.bool_)
-        return floats(pc.fill_null(pc.equal(self.table["source"], "other_response"), False)) > 0
+        found = pc.is_in(self.table["source"], value_set=pa.array(["near_miss", "other_response"]))
+        return floats(pc.fill_null(found, False)) > 0
 
     def _first_wrong(self, values: Array) -> Indices:
         """Row of the most probable wrong option of each sample; ties go to the option listed first."""
