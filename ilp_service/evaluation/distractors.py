@@ -80,6 +80,16 @@ def near_miss(text: str, rng: np.random.Generator) -> str | None:
     return re.sub(rf"(?<![\d.,]){re.escape(last)}(?![\d]|[.,]\d)", other[int(rng.integers(len(other)))], text)
 
 
+def _spaced_like(response: str, text: str) -> str:
+    """The text with the white space of the response around it: completions often begin with a space.
+
+    An option that begins otherwise follows another prompt, and could not be compared.
+    """
+    bare = response.strip()
+    before, _, after = response.partition(bare) if bare else ("", "", "")
+    return before + text.strip() + after
+
+
 class Distractors:
     """Options of every sample of a data set; the same data and seed give the same options in any order.
 
@@ -132,7 +142,7 @@ class Distractors:
             key = normalise_answer(text)
             if len(chosen) < limit and key and key not in seen:
                 seen.add(key)
-                chosen.append(Option(text, source, gold=False))
+                chosen.append(Option(_spaced_like(sample.response, text), source, gold=False))
         return tuple(chosen)
 
     def _twin_answers(self, sample: Sample, limit: int) -> list[tuple[str, str]]:

@@ -102,6 +102,18 @@ def test_native_choices_are_taken_as_they_are() -> None:
     assert [o.text for o in chooser(samples).options(samples[0].sample_id)] == ["b", "a", "c"]
 
 
+def test_options_have_the_white_space_of_the_response_around_them() -> None:
+    short = with_stable_ids(sample(s.prompt, f" {s.response}", s.position) for s in world())
+    texts = [f" He has {n} apples. He buys {n + 2} more.\n#### {2 * n + 2}\n" for n in range(3, 20)]
+    long = with_stable_ids(sample(f"Tom has {n} apples, how many now ?", t, n) for n, t in enumerate(texts))
+    options = chooser(short).options(short[0].sample_id, base_preferred=["Tokyo"])
+    assert " Tokyo" in {o.text for o in options}
+    assert all(o.text[0] == " " and o.text[1] != " " for o in options)
+    many = chooser(long, long=True).options(long[0].sample_id)
+    assert len(many) >= 3
+    assert all(o.text[0] == " " and o.text[-1] == "\n" for o in many)
+
+
 def test_a_choice_written_twice_is_one_option() -> None:
     samples = with_stable_ids([sample("q ?", "b", 0, ("a", "b", "a"))])
     assert [o.text for o in chooser(samples).options(samples[0].sample_id)] == ["b", "a"]
