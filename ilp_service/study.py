@@ -20,8 +20,8 @@ class Study:
         unlearned: Ids of the samples to explain, most severe first; a plugin returns one row for each.
         evaluation: One row a sample (see the ``evaluation`` table in ``docs/tables.md``).
         options: One row an option of every *unlearned* sample: ``sample_id, option, text, source``
-            (``gold, choice, same_type, same_subject, base_preferred, twin, number, near_miss, other_response``), and the
-            probability of the option within the sample's options under ``p`` (tuned), ``base_p`` (base,
+            (``gold, choice, same_type, same_subject, base_preferred, twin, number, near_miss, other_response``), and
+            the probability of the option within the sample's options under ``p`` (tuned), ``base_p`` (base,
             the same prompt), ``few_shot_base_p``, ``cloze_base_p``, ``probe_base_p``; null where not measured.
         neighbours: One row a near pair of prompts: ``sample_id, neighbour_id, similarity`` (0-1, cosine),
             ``same_answer`` (bool), ``same_entities`` (bool: both ask about the same thing, and not only by the same
