@@ -216,6 +216,13 @@ def _show_warning(
         say(f"note: {message}")
 
 
+_GOES_ON = {
+    "diagnose": "; the same command goes on where it stopped",
+    "train": "; with --save-every, the same command and --resume go on from the last checkpoint",
+}
+"""What is left of an interrupted command."""
+
+
 def main() -> None:
     """Run ``ilp``; a user's error is one sentence and its exit code, never a traceback."""
     warnings.showwarning = _show_warning
@@ -234,7 +241,7 @@ def main() -> None:
         say(f"error: {error.filename or 'The output'} cannot be written ({error.strerror}); free some space.")
         sys.exit(StorageError.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted; the same command goes on where it stopped")
+        say("interrupted" + _GOES_ON.get("".join(sys.argv[1:2]), ""))
         sys.exit(130)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -197,7 +198,8 @@ def _progress() -> Callable[[int, int, float], None]:
         nonlocal bar
         if bar is None:  # not before the first step, so that an error has a line of its own
             bar = tqdm(total=steps, unit="step", desc="training", file=sys.stderr, dynamic_ncols=True, mininterval=1.0)
-        bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if not math.isnan(loss):  # nothing was logged yet
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         bar.update(step - bar.n)
         if step >= steps:
             bar.close()

@@ -119,6 +119,18 @@ def test_a_full_disk_under_stdout(ilp: Ilp, monkeypatch: pytest.MonkeyPatch) -> 
     refused(ilp("settings"), 31, "No space left")
 
 
+@pytest.mark.parametrize(("command", "hint"), [("diagnose", "the same command goes on"), ("train", "--resume")])
+def test_an_interrupt_says_how_to_go_on(ilp: Ilp, monkeypatch: pytest.MonkeyPatch, command: str, hint: str) -> None:
+    def interrupt(**_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ilp_service.cli.ilp", interrupt)
+    done = ilp(command)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.startswith("interrupted")
+    assert hint in done.err
+
+
 def test_missing_arguments(ilp: Ilp, inputs: Inputs) -> None:
     refused(ilp("diagnose", inputs.model), 10, "--data")
     refused(ilp("diagnose", "--data", inputs.data), 10, "MODEL_URI")
