@@ -128,7 +128,11 @@ def top_cause(summary: Mapping[str, Any]) -> str:
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    counts = {f"ilp.cause.{name}.count": float(count) for name, count in summary["causes"].items()}
+    silent = {*summary["not_measurable"], *summary["details"]["failed"]}
+    counts = {
+        f"ilp.cause.{name}.count": float(count) for name, count in summary["causes"].items() if name not in silent
+    }
+    views = {f"ilp.views.{name}": float(count) for name, count in summary["details"]["views"].items()}
     return {
         "ilp.samples": float(summary["samples"]),
         "ilp.unlearned": float(summary["unlearned"]),
@@ -137,4 +141,5 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         "ilp.quarantined": float(summary["quarantined"]),
         "ilp.seconds": float(summary["seconds"]),
         **counts,
+        **views,
     }

@@ -186,8 +186,9 @@ class Evaluator:
         for name, keys, column in (("base_generation", ids, "greedy_text"), ("base_statements", short, "text")):
             for table in self._stored(name, keys):
                 for key, text in zip(*(table.column(n).to_pylist() for n in ("sample_id", column)), strict=True):
-                    if not long[key] and text.strip():
-                        found[key] = (*found.get(key, ()), text.strip())
+                    answer = passes.first_answer(text)
+                    if not long[key] and answer:
+                        found[key] = (*found.get(key, ()), answer)
         return found
 
     def _rows(self, ids: Sequence[str], options: passes.Options, matched: Mapping[str, bool]) -> Iterator[pa.Table]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ilp_service.errors import DataFormatError
 from ilp_service.evaluation.distractors import Option
 from ilp_service.evaluation.matching import matches
 from ilp_service.evaluation.multiple_choice import mean_probabilities, option_probabilities
@@ -73,6 +74,25 @@ def _request(scorer: Scorer, key: str, rendered: Sequence[Rendered | str]) -> tu
     return ScoringRequest(key, first.prompt_ids, tuple(ids for _, ids in usable)), [place for place, _ in usable]
 
 
+def _after_examples(renderer: Renderer, solved: Sequence[Sample], sample: Sample, text: str) -> Rendered | str:
+    """A response after solved examples, or why it cannot be rendered."""
+    try:
+        return renderer.render_few_shot(solved, sample, text)
+    except DataFormatError as error:
+        return str(error)
+
+
+def _statement_request(renderer: Renderer, key: str, statement: str, answers: Sequence[str]) -> ScoringRequest | None:
+    """The answers as completions of a statement; ``None`` where one of them has no tokens."""
+    try:
+        pairs = [renderer.render_statement(statement, answer) for answer in answers]
+    except DataFormatError:
+        return None
+    if any(context != pairs[0][0] for context, _ in pairs):
+        return None
+    return ScoringRequest(key, pairs[0][0], tuple(ids for _, ids in pairs))
+
+
 def score_options(
     scorer: Scorer, renderer: Renderer, samples: Sequence[Sample], options: Options, shots: Shots | None = None
 ) -> pa.Table:
@@ -88,11 +108,8 @@ def score_options(
             made = _request(scorer, sample.sample_id, renderer.render_options(sample, texts))
         else:
             solved = shots(sample)
-            made = (
-                _request(scorer, sample.sample_id, [renderer.render_few_shot(solved, sample, t) for t in texts])
-                if solved
-                else None
-            )
+            few = [_after_examples(renderer, solved, sample, text) for text in texts] if solved else []
+            made = _request(scorer, sample.sample_id, few) if few else None
         if made is not None:
             requests.append(made[0])
             places[sample.sample_id], counts[sample.sample_id] = made[1], len(texts)
@@ -131,10 +148,9 @@ def score_statements(
         else:
             asked = [(statement, texts) for statement in statements(sample.prompt)]
         for number, (statement, answers) in enumerate(asked):
-            pairs = [renderer.render_statement(statement, answer) for answer in answers]
-            if all(context == pairs[0][0] for context, _ in pairs):
-                key = f"{sample.sample_id}#{number}"
-                requests.append(ScoringRequest(key, pairs[0][0], tuple(ids for _, ids in pairs)))
+            request = _statement_request(renderer, f"{sample.sample_id}#{number}", statement, answers)
+            if request is not None:
+                requests.append(request)
     by_sample: dict[str, list[npt.NDArray[np.float64]]] = {}
     for answer in scorer.score(requests):
         if not np.isnan(answer.logprobs).any():
@@ -173,6 +189,11 @@ def generate(
     return _rows(GENERATIONS, rows)
 
 
+def first_answer(text: str) -> str:
+    """A base's continuation up to the end of its first line or clause: a base goes on where an answer would end."""
+    return _END_OF_ANSWER.split(text.strip())[0].strip()
+
+
 def complete_statements(
     generator: Generator, renderer: Renderer, samples: Sequence[Sample], lengths: Mapping[str, int]
 ) -> pa.Table:
@@ -183,7 +204,5 @@ def complete_statements(
             context, _ = renderer.render_statement(statement, sample.response)
             requests.append(GenerationRequest(sample.sample_id, context, lengths[sample.sample_id] + 4))
     answers = generator.generate(requests)
-    texts = [
-        (answer.key, _END_OF_ANSWER.split(renderer.decode(answer.greedy).strip())[0].strip()) for answer in answers
-    ]
+    texts = [(answer.key, first_answer(renderer.decode(answer.greedy))) for answer in answers]
     return _rows(COMPLETIONS, texts)
