@@ -46,6 +46,7 @@ class _Commands(click.Group):
     lazy: ClassVar[dict[str, tuple[str, str]]] = {
         "train": ("ilp_service.training.command", "train"),
         "demo": ("ilp_service.benchmark.demo", "demo"),
+        "classifier": ("ilp_service.attribution.command", "classifier"),
         "benchmark": ("ilp_service.benchmark.command", "benchmark"),
     }
 

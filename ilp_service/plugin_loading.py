@@ -40,12 +40,15 @@ class Plugins:
         origins: Where each cause came from, by its name.
         versions: Version of the package that each cause came from, ``None`` for a file.
         failures: One sentence why a plugin, or a part of it, was left out, by where it was found.
+        digests: SHA-256 of the code of every plugin file or package of a folder, and the version of every installed
+            one that is not ours, by where it was found.
     """
 
     causes: tuple[Cause, ...]
     origins: Mapping[str, str]
     versions: Mapping[str, str | None]
     failures: Mapping[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,12 @@ class _Found:
         """Its name, where it is a package of a folder."""
         return self.source.name
 
+    def digest(self) -> str | None:
+        """What tells one state of its code from another; ``None`` for the built-in causes."""
+        if isinstance(self.source, Path):
+            return _digest(self.source)
+        return None if self.source.dist and self.source.dist.name == _DISTRIBUTION else self.version
+
     def load(self) -> object:
         """Import it; whatever its code raises comes through."""
         # Not the other way round: once importlib_metadata is imported, entry points are of its class.
@@ -80,6 +89,7 @@ class _Collected:
     origins: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def fail(self, where: str, reason: str) -> None:
         self.failures[where] = f"{self.failures[where]} {reason}" if where in self.failures else reason
@@ -112,6 +122,8 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
                 continue
             manager.register(module, name=plugin.where)
             _accept(plugin, _ask(manager, module), collected)
+            if digest := plugin.digest():
+                collected.digests[plugin.where] = digest
         # A plugin's code may raise anything, SystemExit included; only a person's Ctrl-C goes through.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             collected.fail(plugin.where, _sentence(error))
@@ -122,6 +134,7 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
         MappingProxyType(collected.origins),
         MappingProxyType(collected.versions),
         MappingProxyType(collected.failures),
+        MappingProxyType(collected.digests),
     )
 
 
@@ -220,6 +233,16 @@ def _in_folder(folder: Path) -> list[_Found]:
 
 def _is_plugin(path: Path) -> bool:
     return (path / "__init__.py").is_file() if path.is_dir() else path.suffix == ".py"
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of a package's Python files."""
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        name = str(file.relative_to(path)) if path.is_dir() else ""
+        digest.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 class _FreshLoader(importlib.machinery.SourceFileLoader):

@@ -103,6 +103,12 @@ class AttributionSettings(_Part):
     min_confidence: float = Field(
         default=0.5, ge=0.0, le=1.0, description="Below this probability a sample is 'unattributed'."
     )
+    classifier: str = Field(
+        default="champion",
+        pattern=r"^(champion|built-in|models:/.+)$",
+        description="'champion' takes the version of the registered model ilp-meta-classifier with that alias, and the "
+        "built-in classifier where there is none; 'built-in' always that one; or a models:/ URI.",
+    )
 
 
 class Settings(BaseSettings):

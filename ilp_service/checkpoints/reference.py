@@ -32,7 +32,7 @@ class ModelReference:
         kind: Full weights, or an adapter on its base.
         model_dir: Folder with the weights and their config; only read.
         tokenizer_dir: Folder with the tokenizer; an adapter's may be its base's.
-        base: The base model as it was named, a URI, a folder or a hub id; ``None`` when it is not known.
+        base: The base model as it was named, a URI, a folder (absolute) or a hub id; ``None`` when it is not known.
         base_dir: Folder with the base model's weights.
         base_from: Who named the base: ``'--base'``, ``'tag'``, ``'adapter'`` or ``'MLmodel'``.
         base_problem: Why there is no base though one was named, as a sentence.
@@ -197,7 +197,7 @@ def _with_base(
         tokenizer_dir = found.layout.tokenizer_dir or (located.layout.tokenizer_dir if adapter else None)
         return replace(
             reference,
-            base=name,
+            base=name if is_tracked(name) else located.resolved,
             base_dir=located.layout.model_dir,
             base_from=who,
             base_digest=base_digest,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ilp_service.attribution.estimator import TRUSTED_TYPES
-from ilp_service.attribution.meta import MetaClassifier
+from ilp_service.attribution.chosen import ChosenClassifier
+from ilp_service.attribution.registration import log_builtin
+from ilp_service.diagnosis.failure import REASON
 from ilp_service.diagnosis.prepare import Prepared
 from ilp_service.diagnosis.request import DiagnosisRequest, config_text
 from ilp_service.evidence.collection import Evidence
@@ -33,7 +34,7 @@ class Findings:
     attributions: pa.Table
     study: Study
     causes: Sequence[Cause]
-    meta: MetaClassifier
+    chosen: ChosenClassifier
 
 
 def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, folder: Path) -> list[Path]:
@@ -68,7 +69,9 @@ def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, 
     )
     used = None if prepared.trajectory is None else prepared.trajectory_source
     texts = {
-        "config.yaml": config_text(request, prepared.reference.resolved, used, prepared.digests),
+        "config.yaml": config_text(
+            request, prepared.reference.resolved, used, found.summary["details"]["digests"], found.chosen.uri
+        ),
         "report.html": render_report(report),
     }
     return [*paths, *(_write_text(folder / name, text) for name, text in texts.items())]
@@ -95,15 +98,12 @@ def publish(
             "base": reference.base or "",
             "data": request.data,
             "seed": request.settings.seed,
+            "classifier": found.chosen.uri,
         }
     )
     run.log_inputs(data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id)
     run.log_metrics(_metrics(summary), model_id=reference.model_id)
-    meta = found.meta
-    middle = pa.table(
-        {name: [(low + high) / 2] for name, low, high in zip(meta.features, meta.low, meta.high, strict=True)}
-    )
-    artifacts = {"classifier": run.log_sklearn(meta.estimator, "meta-classifier", meta.frame(middle), TRUSTED_TYPES)}
+    artifacts = {"classifier": found.chosen.uri if found.chosen.stored else log_builtin(run, found.chosen.meta())}
     for path in write_files(request, prepared, found, folder):
         artifacts[path.name.partition(".")[0]] = run.log_file(path)
     told = json.dumps({**summary, "artifacts": artifacts}, indent=2, ensure_ascii=False, default=str)
@@ -114,9 +114,18 @@ def publish(
         "ilp.unlearned_rate": f"{summary['unlearned_rate']:.6f}",
         "ilp.top_cause": top_cause(summary),
     }
-    run.set_tags({**tags, "ilp.model": reference.resolved, "ilp.model_digest": reference.digest})
+    run.set_tags(
+        {
+            **tags,
+            "ilp.model": reference.resolved,
+            "ilp.model_digest": reference.digest,
+            "ilp.classifier": found.chosen.uri,
+            "ilp.classifier_digest": found.chosen.digest or "",
+        }
+    )
     if reference.name and reference.version:
         tracking.tag_version(reference.name, reference.version, tags)
+        tracking.untag_version(reference.name, reference.version, [REASON])
     return artifacts
 
 

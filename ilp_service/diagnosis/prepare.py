@@ -16,7 +16,7 @@ from ilp_service.checkpoints.loading import Checkpoint
 from ilp_service.checkpoints.reference import ModelReference, resolve
 from ilp_service.diagnosis.request import DiagnosisRequest, check_digests
 from ilp_service.errors import AllRowsRefusedError, IlpError, IlpWarning
-from ilp_service.samples.reading import DataSet, read_samples
+from ilp_service.samples.reading import DataSet, file_digest, read_samples
 from ilp_service.samples.rendering import Renderer, rendering_table
 from ilp_service.samples.sample import Sample
 from ilp_service.settings import DataSettings
@@ -40,7 +40,7 @@ class Prepared:
         rendering: What the tokenizer made of each sample (``study.Study.rendering`` without ``end_logprob``).
         trajectory: The training record, or ``None``.
         trajectory_source: Where it came from, or why there is none.
-        digests: Content digests of model, base and data.
+        digests: Content digests of model, base, data and trajectory.
     """
 
     reference: ModelReference
@@ -61,7 +61,9 @@ class Prepared:
         """
         settings = request.settings.model_dump(mode="json", exclude={"work_dir", "detection", "attribution"})
         place = self.checkpoint.device.partition(":")[0]
-        parts = [self.digests, self.renderer.describe(), settings, __version__, len(self.samples), place]
+        # Not the trajectory's: no model is asked because of it, and its training length is in the rendering.
+        digests = {name: self.digests[name] for name in ("model", "base", "data")}
+        parts = [digests, self.renderer.describe(), settings, __version__, len(self.samples), place]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
@@ -130,6 +132,8 @@ def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
     digests = {"model": reference.digest, "base": reference.base_digest, "data": data.digest}
     check_digests(request.expected, digests)
     path, trajectory, source = _trajectory(request, reference, tracking, data.all_ids)
+    digests["trajectory"] = None if path is None else file_digest(path)
+    check_digests(request.expected, {"trajectory": digests["trajectory"]})
     settings = _data_settings(request.settings.data, trajectory_facts(path) if path else {})
     checkpoint = Checkpoint.open(reference, request.settings.scoring)
     renderer = Renderer(checkpoint.tokenizer, settings)
@@ -138,7 +142,7 @@ def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
     if not samples:
         raise AllRowsRefusedError(
             f"None of the {len(data.samples)} samples of {data.path} can be scored with this model; the first: "
-            f"line {refused[0]['line']}: {refused[0]['reason']}."
+            f"line {refused[0]['line']}: {str(refused[0]['reason']).rstrip('.')}."
         )
     quarantine = pa.concat_tables([data.quarantine, pa.Table.from_pylist(refused, schema=QUARANTINE)])
     table = rendering_table(samples, renderer)

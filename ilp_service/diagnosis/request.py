@@ -18,6 +18,8 @@ from ilp_service.settings import Settings
 VERSIONED = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn", "pyarrow", "mlflow", "pluggy")
 INPUTS = ("model_uri", "data", "base", "trajectory", "limit", "plugin_dirs", "experiment")
 PARTS = ("inputs", "settings", "digests")
+PLUGIN = "plugin"
+"""How the names of plugins' digests begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class DiagnosisRequest:
         limit: Diagnose the first so many samples only.
         plugin_dirs: Folders with plugins of the user's own; they are code and are run.
         experiment: MLflow experiment.
-        expected: Digests that a replayed config promises, by name (``model``, ``base``, ``data``).
+        expected: Digests that a replayed config promises, by name (``model``, ``data``, ``plugin …``).
     """
 
     model_uri: str
@@ -92,7 +94,11 @@ def _from_anywhere(name: str | None) -> str | None:
 
 
 def config_text(
-    request: DiagnosisRequest, resolved: str, trajectory: str | None, digests: Mapping[str, str | None]
+    request: DiagnosisRequest,
+    resolved: str,
+    trajectory: str | None,
+    digests: Mapping[str, str | None],
+    classifier: str | None = None,
 ) -> str:
     """The YAML file from which ``ilp diagnose --config`` repeats this run to the same tables.
 
@@ -100,10 +106,13 @@ def config_text(
         request: What was asked for.
         resolved: The model, an alias resolved.
         trajectory: The training record that was used, whoever named it.
-        digests: Of model, base and data.
+        digests: Of model, base, data, trajectory, classifier and plugins.
+        classifier: The one that was used; an alias may point elsewhere by the time of the repetition.
     """
     settings = request.settings.model_dump(mode="json")
     settings.pop("work_dir")
+    if classifier is not None:
+        settings["attribution"]["classifier"] = classifier
     config = {
         "inputs": {
             "model_uri": resolved,
@@ -125,15 +134,31 @@ def config_text(
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
+_MENDS = {
+    "classifier": "take the one that is here with --set attribution.classifier=built-in or a models:/ URI",
+    PLUGIN: "put back the plugin as it was, or name the folders to use with --plugin-dir",
+}
+
+
+def plugin_digests(digests: Mapping[str, str]) -> dict[str, str | None]:
+    """The digests of plugins as a config holds them, beside those of the inputs."""
+    return {f"{PLUGIN} {where}": digest for where, digest in digests.items()}
+
+
 def check_digests(expected: Mapping[str, str | None] | None, found: Mapping[str, str | None]) -> None:
-    """Refuse to 'repeat' a run on other weights or other data.
+    """Refuse to 'repeat' a run on other weights, data or code.
+
+    Args:
+        expected: What a config promises; names that are not among ``found`` are somebody else's to check.
+        found: What is there now; ``None`` for what is not.
 
     Raises:
         SettingsError: A digest of the config differs from what was found.
     """
     for name, digest in (expected or {}).items():
-        if digest is not None and found.get(name) != digest:
+        if digest is not None and name in found and found[name] != digest:
+            mend = _MENDS.get(name.partition(" ")[0], f"name the {name} on the command line")
             raise SettingsError(
-                f"The config was written for a {name} with digest {digest[:12]}, found {str(found.get(name))[:12]}; "
-                f"name the {name} on the command line to diagnose it with the same settings."
+                f"The config was written for a {name} with digest {str(digest)[:12]}, found {str(found[name])[:12]}; "
+                f"{mend} to diagnose with the same settings."
             )

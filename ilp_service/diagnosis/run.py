@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 
 from ilp_service.attribution.attribute import attribute
-from ilp_service.attribution.meta import builtin_meta
+from ilp_service.attribution.chosen import ChosenClassifier, choose_classifier
 from ilp_service.checkpoints.threads import fitting_threads
 from ilp_service.detection.criterion import views_disagreement
+from ilp_service.diagnosis.failure import told_to_the_registry
 from ilp_service.diagnosis.outputs import Findings, publish
 from ilp_service.diagnosis.prepare import Prepared, prepare
-from ilp_service.diagnosis.request import DiagnosisRequest
+from ilp_service.diagnosis.request import PLUGIN, DiagnosisRequest, check_digests, plugin_digests
 from ilp_service.diagnosis.study import investigate
 from ilp_service.diagnosis.work import WorkFolder
 from ilp_service.evidence.collection import Evidence, collect_evidence
@@ -56,24 +57,45 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
     for origin, reason in plugins.failures.items():
         say(f"plugin {origin} was left out: {reason}")
     tracking = Tracking(experiment=request.experiment)
-    with tracking.run(f"diagnose {request.model_uri}", tags={"ilp.kind": "diagnosis"}) as run:
+    tags = {"ilp.kind": "diagnosis"}
+    with (
+        tracking.run(f"diagnose {request.model_uri}", tags) as run,
+        told_to_the_registry(request.model_uri, tracking, run),
+    ):
         prepared = prepare(request, tracking)
+        chosen = _choose(request, tracking, plugins)
         _announce(prepared, say)
+        say(f"classifier: {chosen.uri}, for {chosen.reason}")
         folder = request.settings.work_dir / prepared.work_key(request)
         work = WorkFolder(folder, request.settings.scoring.chunk_samples, progress=progress)
         reference = prepared.reference
         with fitting_threads(reference.base_dir if reference.kind == "adapter" else reference.model_dir):
             investigated = investigate(prepared, request.settings, work, say)
         evidence = collect_evidence(investigated.study, plugins.causes)
-        meta = builtin_meta()
-        attributions = attribute(evidence, plugins.causes, meta, request.settings.attribution)
+        attributions = attribute(evidence, plugins.causes, chosen.meta(), request.settings.attribution)
         summary = _summary(request, prepared, investigated.evaluation, evidence, attributions, plugins, run.run_id)
+        summary["details"]["classifier"] = chosen.record()
+        summary["details"]["digests"] = _digests(prepared, chosen, plugins)
         summary["seconds"] = round(time.monotonic() - started, 2)
         findings = Findings(
-            summary, investigated.evaluation, evidence, attributions, investigated.study, plugins.causes, meta
+            summary, investigated.evaluation, evidence, attributions, investigated.study, plugins.causes, chosen
         )
         summary["artifacts"] = publish(request, prepared, findings, tracking, run)
     return DiagnosisResult(summary, investigated.evaluation, evidence, attributions)
+
+
+def _choose(request: DiagnosisRequest, tracking: Tracking, plugins: Plugins) -> ChosenClassifier:
+    """The classifier, before anything expensive starts; it and the plugins are those that a config promises."""
+    setting = request.settings.attribution.classifier
+    chosen = choose_classifier(setting, tracking, plugins.causes, request.settings.work_dir / "downloads")
+    have = plugin_digests(plugins.digests)
+    promised = {name: have.get(name) for name in request.expected or {} if name.startswith(f"{PLUGIN} ")}
+    check_digests(request.expected, {"classifier": chosen.digest, **promised})
+    return chosen
+
+
+def _digests(prepared: Prepared, chosen: ChosenClassifier, plugins: Plugins) -> dict[str, str | None]:
+    return {**prepared.digests, "classifier": chosen.digest, **plugin_digests(plugins.digests)}
 
 
 def _announce(prepared: Prepared, say: Callable[[str], None]) -> None:
@@ -134,6 +156,5 @@ def _summary(
             "plugin_failures": dict(plugins.failures),
             "views": views_disagreement(evaluation, request.settings.detection.threshold),
             "rendering": prepared.renderer.describe(),
-            "digests": prepared.digests,
         },
     }

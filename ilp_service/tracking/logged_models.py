@@ -24,7 +24,14 @@ def _pins(*names: str) -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
-def log_sklearn(run: Run, model: object, name: str, X: object, trusted_types: Sequence[str]) -> str:  # noqa: N803
+def log_sklearn(
+    run: Run,
+    model: object,
+    name: str,
+    X: object,  # noqa: N803
+    trusted_types: Sequence[str],
+    extra_files: Sequence[Path],
+) -> str:
     """Log a scikit-learn classifier in skops form; see ``Run.log_sklearn``."""
     import mlflow
     from mlflow.models import infer_signature
@@ -40,6 +47,7 @@ def log_sklearn(run: Run, model: object, name: str, X: object, trusted_types: Se
             pip_requirements=_pins("scikit-learn", "skops"),
             serialization_format="skops",
             skops_trusted_types=list(trusted_types),
+            extra_files=[str(path) for path in extra_files] or None,
         )
     return str(info.model_uri)
 
@@ -66,13 +74,14 @@ def register(
     every = {**({} if base is None else {BASE_TAG: str(base)}), **tags}
     client = run.tracking.client()
     with connection.translated(run.tracking.uri):
-        _ensure_registered(client, name)
+        ensure_registered(client, name)
         # The tags come with the version, so that whoever is told of it sees them.
         made = client.create_model_version(name, source, run_id=run.run_id, tags=every, model_id=model_id)
     return run.tracking.find(f"models:/{name}/{made.version}")
 
 
-def _ensure_registered(client: object, name: str) -> None:
+def ensure_registered(client: object, name: str) -> None:
+    """Make the registered model if it is not there."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -136,7 +136,14 @@ class Run:
         with connection.translated(self.tracking.uri):
             client.log_inputs(self.run_id, datasets=[tagged], models=models)
 
-    def log_sklearn(self, model: object, name: str, X: object, trusted_types: Sequence[str] = ()) -> str:  # noqa: N803
+    def log_sklearn(
+        self,
+        model: object,
+        name: str,
+        X: object,  # noqa: N803
+        trusted_types: Sequence[str] = (),
+        extra_files: Sequence[Path] = (),
+    ) -> str:
         """Log a scikit-learn classifier in skops form.
 
         ``mlflow.sklearn.load_model`` gives the classifier back, ``mlflow.pyfunc.load_model`` its class probabilities.
@@ -146,11 +153,12 @@ class Run:
             name: Of the logged model.
             X: Some rows that it understands; the signature is inferred from them.
             trusted_types: Full names of types beyond scikit-learn's plain ones that skops may load.
+            extra_files: Go with the model, in its folder ``extra_files``.
 
         Returns:
             URI of the logged model, ``models:/m-…``.
         """
-        return logged_models.log_sklearn(self, model, name, X, trusted_types)
+        return logged_models.log_sklearn(self, model, name, X, trusted_types, extra_files)
 
     def register(
         self,

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -179,6 +179,15 @@ class Tracking:
         with connection.translated(self.uri):
             for key, value in tags.items():
                 client.set_model_version_tag(name, version, key, str(value))
+
+    def untag_version(self, name: str, version: str, keys: Iterable[str]) -> None:
+        """Take tags off a model version; those that it does not have are no error."""
+        client = self.client()
+        with connection.translated(self.uri):
+            have = client.get_model_version(name, version).tags
+            for key in keys:
+                if key in have:
+                    client.delete_model_version_tag(name, version, key)
 
     def set_alias(self, name: str, version: str, alias: str) -> None:
         """Point an alias of a registered model at a version."""
