@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ilp_service.attribution.card import card, provenance
 from ilp_service.attribution.chosen import SIGNALS, ChosenClassifier
 from ilp_service.attribution.estimator import TRUSTED_TYPES
-from ilp_service.attribution.meta import MetaClassifier, train_meta
+from ilp_service.attribution.meta import KEYS, MetaClassifier, train_meta
 from ilp_service.attribution.stored import CARD, FACTS, SignalsFacts, facts_of, middle, restore
 from ilp_service.errors import DataFormatError, DataNotFoundError
 from ilp_service.samples.reading import file_digest
@@ -41,7 +41,7 @@ def read_signals(path: Path | None) -> Signals:
 
     Raises:
         DataNotFoundError: There is no such file.
-        DataFormatError: It is no parquet file.
+        DataFormatError: It is no parquet file, or not a table of signals.
     """
     if path is None:
         with as_file(SIGNALS) as built_in:
@@ -52,6 +52,9 @@ def read_signals(path: Path | None) -> Signals:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataFormatError(f"{path} cannot be read ({error}); expected a parquet file of signals.") from error
+    missing = [name for name in KEYS if name not in table.column_names]
+    if missing:
+        raise DataFormatError(f"{path} has no column {missing[0]!r}; expected {', '.join(KEYS)} and signals.")
     return Signals(table, SignalsFacts(file_digest(path), table.num_rows, provenance(table)))
 
 
