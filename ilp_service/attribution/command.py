@@ -117,4 +117,5 @@ def card(signals: Path | None, scores: Path | None, into: Path | None) -> None:
         return
     page = put_into(read_card(into), text)
     with atomic_path(into) as temporary:
+        temporary.chmod(into.stat().st_mode)
         temporary.write_text(page, encoding="utf-8")
