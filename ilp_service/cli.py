@@ -132,6 +132,12 @@ def diagnose(
         expected.pop("data", None)
     if base or model_uri:
         expected.pop("base", None)
+    if trajectory or model_uri:
+        expected.pop("trajectory", None)
+    if any(override.replace(" ", "").startswith("attribution.classifier=") for override in overrides):
+        expected.pop("classifier", None)
+    if plugin_dirs:
+        expected = {name: digest for name, digest in expected.items() if not name.startswith("plugin ")}
     given = model_uri
     model_uri, data_path = model_uri or inputs.get("model_uri"), data or inputs.get("data")
     if not model_uri or not data_path:

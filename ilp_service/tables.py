@@ -47,7 +47,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn a failed write into a :class:`StorageError` that says what to do.
 
     Raises:
-        StorageError: The disk is full, a quota is used up, or the folder may not be written.
+        StorageError: The disk is full, a quota is used up, or the folder may not be written or cannot be made.
     """
     try:
         yield
@@ -62,6 +62,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise StorageError(
                 f"{path} cannot be written ({error.strerror}: {error.filename}); name a folder, not a file."
+            ) from error
+        # A folder that cannot be made, as below /proc, is said to be missing.
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP):
+            raise StorageError(
+                f"{path} cannot be written ({error.strerror}: {error.filename}); name a folder that can be made."
             ) from error
         raise
 

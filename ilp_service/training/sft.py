@@ -138,7 +138,9 @@ def train(request: TrainRequest, tracking: Tracking, progress: Progress | None =
         IlpError: Anything that a user can mend; see :mod:`ilp_service.errors`.
     """
     final = request.output / ("model" if request.lora is None else "adapter")
-    if final.exists() and not request.overwrite:
+    with storage_errors(final):
+        there = final.exists()
+    if there and not request.overwrite:
         raise SettingsError(f"{final} is there already; choose another --output, or replace it with --overwrite.")
     if request.register_as is not None and set(request.register_as) & set("/:"):
         raise SettingsError(f"The name {request.register_as!r} holds '/' or ':'; --register takes a name without them.")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from ilp_service.attribution.chosen import signals_digest
 from ilp_service.diagnosis.request import DiagnosisRequest, config_text, read_config
 from ilp_service.errors import SettingsError
+from ilp_service.plugin_loading import load_plugins
+from ilp_service.samples.reading import read_samples
 from ilp_service.settings import Settings
 from tests.diagnosis.conftest import Ilp, Inputs
 
@@ -64,3 +70,79 @@ def test_another_models_training_record_is_not_taken_from_a_config(ilp: Ilp, inp
     refused = ilp("diagnose", "--config", config, "--dry-run")
     assert refused.code
     assert "gone.jsonl" in refused.err
+
+
+PLUGIN = """
+import pyarrow as pa
+from ilp_service.plugin import Cause, Signal, hookimpl
+
+class Mine(Cause):
+    name, title = "mine", "A cause of one's own"
+    signals = (Signal("x", "0-1", "+", "anything"),)
+    def collect(self, study):
+        return pa.table({"sample_id": list(study.unlearned), "x": [0.5] * len(study.unlearned)})
+    def rule(self, signals):
+        return signals["x"]
+    def explain(self, row):
+        return "because"
+
+@hookimpl
+def ilp_causes():
+    return [Mine()]
+"""
+
+
+def test_a_config_holds_the_digest_of_all_that_decides_and_is_not_repeated_on_anything_else(
+    ilp: Ilp, inputs: Inputs, workplace: Path
+) -> None:
+    folder, record = workplace / "mine", workplace / "t.jsonl"
+    folder.mkdir()
+    plugin = folder / "mine.py"
+    plugin.write_text(PLUGIN)
+    sample = read_samples(inputs.data, Settings().data).samples[0].sample_id
+    lines = [json.dumps({"sample_id": sample, "step": step, "loss": 2.0 - step / 10}) + "\n" for step in range(3)]
+    record.write_text("".join(lines))
+    command = ("diagnose", inputs.model, "--data", inputs.data, "--limit", "4", "--trajectory", record)
+    found = ilp(*command, "--plugin-dir", folder, "--json").json()
+    config = Path(found["artifacts"]["config"])
+    digests = yaml.safe_load(config.read_text())["digests"]
+    assert digests["trajectory"] == hashlib.sha256(record.read_bytes()).hexdigest()
+    assert digests["classifier"] == signals_digest()
+    assert set(digests) == {"model", "base", "data", "trajectory", "classifier", f"plugin {plugin}"}
+    assert ilp("diagnose", "--config", config).code == 0
+
+    plugin.write_text(PLUGIN + "\n# changed\n")
+    refused = ilp("diagnose", "--config", config)
+    assert (refused.code, f"plugin {plugin} with digest" in refused.err) == (10, True)
+    assert ilp("diagnose", "--config", config, "--plugin-dir", folder).code == 0
+    plugin.write_text(PLUGIN)
+    record.write_text("".join(lines[:2]))
+    refused = ilp("diagnose", "--config", config)
+    assert (refused.code, "a trajectory with digest" in refused.err) == (10, True)
+    assert ilp("diagnose", "--config", config, "--trajectory", record).code == 0
+
+    config.write_text(config.read_text().replace(str(digests["classifier"]), "0" * 64))
+    record.write_text("".join(lines))
+    refused = ilp("diagnose", "--config", config)
+    assert (refused.code, "attribution.classifier" in refused.err) == (10, True)
+    assert ilp("diagnose", "--config", config, "--set", "attribution.classifier=built-in").code == 0
+
+
+def test_the_digest_of_a_package_follows_its_code_and_ours_has_none(tmp_path: Path) -> None:
+    assert load_plugins().digests == {}
+    package = tmp_path / "ilp_config_digest"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .part import *\n")
+    (package / "part.py").write_text(PLUGIN)
+    before = load_plugins([tmp_path]).digests
+    assert set(before) == {str(package)}
+    (package / "part.py").write_text(PLUGIN + "#")
+    assert load_plugins([tmp_path]).digests != before
+
+
+def test_a_relative_base_is_shown_in_full(ilp: Ilp, inputs: Inputs, workplace: Path) -> None:
+    (workplace / "near").symlink_to(inputs.base)
+    found = ilp("diagnose", inputs.model, "--base", "near", "--data", inputs.data, "--limit", "3", "--json").json()
+    assert found["base"] == str(workplace / "near")
+    config = yaml.safe_load(Path(found["artifacts"]["config"]).read_text())
+    assert Path(config["inputs"]["base"]).samefile(inputs.base)
