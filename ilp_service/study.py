@@ -16,7 +16,7 @@ class Study:
     """Everything measured about one checkpoint and its training data, read-only.
 
     Attributes:
-        samples: Every sample of the data set that was diagnosed, in file order.
+        samples: Every sample that was diagnosed, in file order.
         unlearned: Ids of the samples to explain, most severe first; a plugin returns one row for each.
         evaluation: One row a sample (see the ``evaluation`` table in ``docs/tables.md``).
         options: One row an option of every *unlearned* sample: ``sample_id, option, text, source``
@@ -33,6 +33,8 @@ class Study:
         trajectory: The training record (schema ``ilp_service.tables.TRAJECTORY``), or ``None``.
         has_base: Whether the base model was measured.
         settings: Thresholds by dotted name, e.g. ``knowledge.exists``.
+        file_rows: Rows of the whole data file, of which ``samples`` may be the first part (``--limit``); ``None`` where
+            that is not known. ``Sample.position`` counts in the same rows, from 0.
     """
 
     samples: tuple[Sample, ...]
@@ -44,6 +46,7 @@ class Study:
     trajectory: pa.Table | None
     has_base: bool
     settings: Mapping[str, float]
+    file_rows: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))

@@ -69,5 +69,6 @@ def investigate(prepared: Prepared, settings: Settings, slices: Slices, say: Cal
         trajectory=prepared.trajectory,
         has_base=checkpoint.has_base,
         settings=settings.dotted(),
+        file_rows=prepared.data.rows,
     )
     return Investigated(study, evaluation)

@@ -84,7 +84,7 @@ class LeftSideForgetting(Cause):
         }
         place = _place(study)
         columns |= {
-            "distance_from_end": at_unlearned(study, 1 - place),
+            "distance_from_end": at_unlearned(study, 1 - _place(study, study.file_rows)),
             "late_advantage": at_unlearned(study, _late_advantage(study, place)),
             "subset_decline": at_unlearned(study, record.subset_decline(study)),
             "last_learned_step": _texts(study, record, record.step, last, "{:.0f}"),
@@ -132,12 +132,12 @@ class LeftSideForgetting(Cause):
         )
 
 
-def _place(study: Study) -> Array:
-    """Place of every sample in the file, 0 for the first position and 1 for the last."""
+def _place(study: Study, rows: int | None = None) -> Array:
+    """Place of every sample among those diagnosed, or in a file of so many rows: 0 for the first, 1 for the last."""
     position = np.array([sample.position for sample in study.samples], dtype=np.float64)
     if not position.size:
         return position
-    low, high = position.min(), position.max()
+    low, high = (position.min(), position.max()) if rows is None else (0.0, max(position.max(), rows - 1.0))
     return (position - low) / (high - low) if high > low else np.ones_like(position)
 
 

@@ -162,3 +162,16 @@ def test_neither_the_unit_of_the_steps_nor_the_order_of_the_rows_changes_a_numbe
     evidence = [collect_evidence(s, (LeftSideForgetting(),)).table for s in (one, replace(one, trajectory=longer))]
     numbers = [name for name in evidence[0].column_names if not name.endswith("_step")]
     assert evidence[0].select(numbers).equals(evidence[1].select(numbers))
+
+
+def test_the_distance_from_the_end_is_that_in_the_whole_file_when_only_its_first_part_is_diagnosed() -> None:
+    known = study(FORGOTTEN)
+    last = max(sample.position for sample in known.samples)
+    wanted = next(sample.position for sample in known.samples if sample.sample_id == known.unlearned[0])
+    rows = 4 * (last + 1)
+    found = ask(LeftSideForgetting(), replace(known, file_rows=rows))
+    assert found.rows[0]["distance_from_end"] == pytest.approx(1 - wanted / (rows - 1))
+    whole = ask(LeftSideForgetting(), replace(known, file_rows=last + 1))
+    alone = ask(LeftSideForgetting(), known)
+    assert whole.rows == alone.rows
+    assert found.rows[0]["late_advantage"] == alone.rows[0]["late_advantage"]
