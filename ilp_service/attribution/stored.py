@@ -126,9 +126,19 @@ def _rows(meta: MetaClassifier, shares: Sequence[float]) -> pa.Table:
 
 
 def _answers(meta: MetaClassifier) -> Array:
-    """Probabilities for fixed rows: in and out of range, and one of which nothing is known."""
-    known = meta.predict_proba(_rows(meta, _SHARES))
-    return np.concatenate([known, meta.predict_proba(pa.table({"sample_id": [""]}))])
+    """For fixed rows, in and out of range and one of which nothing is known: the estimator's and our probabilities.
+
+    Both, because what is made of the estimator's may be zero wherever a row is unlike the training rows.
+    """
+    tables = (_rows(meta, _SHARES), pa.table({"sample_id": [""]}))
+    return np.concatenate(
+        [
+            np.column_stack(
+                [meta.estimator.predict_proba(meta.frame(table)), meta.strangeness(table), meta.predict_proba(table)]
+            )
+            for table in tables
+        ]
+    )
 
 
 def _check(meta: MetaClassifier, facts: Mapping[str, Any]) -> None:

@@ -39,14 +39,19 @@ def register(meta: MetaClassifier, tracking: Tracking, alias: str | None = CHAMP
     return version.resolved
 
 
+@pytest.fixture(scope="session")
+def _files(meta: MetaClassifier, tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Path:
+    """The files of a classifier that was registered in a store of its own."""
+    place = tmp_path_factory.mktemp("registered")
+    shutil.copy(_store_template, place / "mlflow.db")
+    tracking = Tracking(f"sqlite:///{place / 'mlflow.db'}")
+    return tracking.fetch(tracking.find(register(meta, tracking)), place / "downloads")
+
+
 @pytest.fixture
-def folder(meta: MetaClassifier, workplace: Path) -> Path:
-    """A copy of the files of a registered classifier, to be spoiled."""
-    tracking = Tracking()
-    uri = register(meta, tracking)
-    copy = workplace / "copy"
-    shutil.copytree(tracking.fetch(tracking.find(uri), workplace / "downloads"), copy)
-    return copy
+def folder(_files: Path, tmp_path: Path) -> Path:
+    """A copy of them, to be spoiled."""
+    return Path(shutil.copytree(_files, tmp_path / "copy"))
 
 
 def spoil(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
@@ -120,8 +125,8 @@ class _Harm:
         return Path.touch, (self.path,)  # type: ignore[return-value]
 
 
-def test_a_pickle_is_never_opened(folder: Path, workplace: Path) -> None:
-    mark = workplace / "harmed"
+def test_a_pickle_is_never_opened(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "harmed"
     (folder / ESTIMATOR).write_bytes(pickle.dumps(_Harm(mark)))
     with pytest.raises(SourceUnreadableError):
         restore(folder)

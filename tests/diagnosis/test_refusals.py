@@ -82,6 +82,13 @@ def test_samples_longer_than_the_model_are_quarantined(ilp: Ilp, inputs: Inputs)
     assert "positions" in rows[0]["reason"]
 
 
+def test_a_file_of_which_nothing_fits_the_model_ends_in_one_full_stop(ilp: Ilp, inputs: Inputs) -> None:
+    inputs.data.write_text(json.dumps({"prompt": "word " * 2000, "response": "x"}) + "\n")
+    done = ilp("diagnose", inputs.model, "--data", inputs.data)
+    refused(done, 23, "positions")
+    assert not done.err.rstrip().endswith("..")
+
+
 def test_a_trajectory_with_unknown_ids(ilp: Ilp, inputs: Inputs, workplace: Path) -> None:
     path = workplace / "trajectory.jsonl"
     path.write_text('{"sample_id": "stranger-0", "step": 1, "loss": 2.0}\n')

@@ -139,6 +139,8 @@ def test_a_failed_training_is_failed_in_the_store_and_can_be_resumed(
         ({"epochs": 0}, SettingsError, "0 epochs"),
         ({"register_as": "team/bot"}, SettingsError, "'team/bot' holds '/' or ':'"),
         ({"output": Path(__file__)}, StorageError, "name a folder"),
+        ({"output": Path("/proc/nowhere")}, StorageError, "name a folder that can be made"),
+        ({"output": Path("x" * 300)}, StorageError, "name a folder that can be made"),
     ],
 )
 def test_impossible_requests_are_refused(
