@@ -6,7 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from ilp_service.errors import IlpError
+from ilp_service.errors import IlpError, TrackingError
+from ilp_service.tracking.connection import is_down
 from ilp_service.tracking.registry import is_tracked
 from ilp_service.tracking.run import Run
 from ilp_service.tracking.store import Tracking
@@ -28,9 +29,11 @@ def told_to_the_registry(model_uri: str, tracking: Tracking, run: Run) -> Iterat
     try:
         yield
     except Exception as error:
-        # What went wrong first is what the user must see, even if the store is down by now.
-        with contextlib.suppress(Exception):
-            _tell(model_uri, tracking, run, sentence(error))
+        # A store that is known to be down is not asked again, which would take its time-out once more.
+        if not (isinstance(error, TrackingError) and is_down(error)):
+            # What went wrong first is what the user must see, whatever goes wrong in telling it.
+            with contextlib.suppress(Exception):
+                _tell(model_uri, tracking, run, sentence(error))
         raise
 
 

@@ -57,6 +57,27 @@ def test_every_form_through_a_server(remote: Tracking, tmp_path: Path, capfd: py
     assert capfd.readouterr().out == ""
 
 
+def test_a_registered_classifier_is_found_and_downloaded_once(remote: Tracking, tmp_path: Path) -> None:
+    from ilp_service.attribution.chosen import choose_classifier
+    from ilp_service.attribution.meta import untrained_meta
+    from ilp_service.attribution.registration import log_classifier
+    from ilp_service.attribution.stored import SignalsFacts, facts_of
+    from ilp_service.tracking.classifier import CHAMPION, MODEL_NAME, register_classifier
+
+    meta = untrained_meta()
+    assert choose_classifier(CHAMPION, remote, (), tmp_path / "downloads").uri == "built-in"
+    with remote.run("register") as run:
+        uri = log_classifier(run, meta, facts_of(meta, SignalsFacts("0" * 64, 0, {}), 0), "# card")
+        version = register_classifier(run, uri, description="# card", tags={})
+    remote.set_alias(MODEL_NAME, str(version.version), CHAMPION)
+    first, second = (choose_classifier(CHAMPION, remote, (), tmp_path / "downloads") for _ in range(2))
+    assert first.uri == version.resolved
+    assert first.digest == second.digest
+    assert first.meta().features == meta.features
+    assert len(list((tmp_path / "downloads").iterdir())) == 1
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_run_files_and_metrics_through_a_server(remote: Tracking, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<p>")
     with remote.run("remote") as run:
