@@ -140,6 +140,12 @@ def candidate_causes(
     return pa.Table.from_pylist(rows, schema=CANDIDATE_CAUSES)
 
 
+def told_briefly(candidates: pa.Table) -> list[dict[str, Any]]:
+    """The groups as ``summary.json`` lists them."""
+    rows: list[dict[str, Any]] = candidates.select(["group", "size", "cohesion", "description", "examples"]).to_pylist()
+    return rows
+
+
 def _unexplained(attributions: pa.Table, settings: AttributionSettings) -> frozenset[str]:
     columns = (attributions[name].to_pylist() for name in ("sample_id", "cause", "confidence"))
     return frozenset(

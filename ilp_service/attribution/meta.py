@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ilp_service.attribution.augmentation import Array, Augmenter, Labels, cause_of
+from ilp_service.attribution.plausibility import known_values, limits, plausible, sides_of
 from ilp_service.attribution.rules import UNATTRIBUTED
 from ilp_service.errors import IlpWarning
 
@@ -40,6 +41,9 @@ class MetaClassifier:
         features: The columns ``<cause>.<signal>`` that it looks at.
         low: Smallest value of every feature in training, less a twentieth of the range; shape ``(features,)``.
         high: Largest value, with the same margin; shape ``(features,)``.
+        known: Quantiles of every feature among the known samples of its cause; shape ``(features, points)``.
+        sides: Whether higher (+1) or lower (-1) values of a feature speak for its cause; shape ``(features,)``.
+        most_weakness: How weak a cause's own evidence may be for it to be named; shape ``(causes,)``.
     """
 
     estimator: Any
@@ -47,6 +51,9 @@ class MetaClassifier:
     features: tuple[str, ...]
     low: Array
     high: Array
+    known: Array
+    sides: Array
+    most_weakness: Array
 
     def frame(self, table: pa.Table) -> pd.DataFrame:
         """The features of an evidence table as the estimator wants them; NaN where absent or null."""
@@ -66,7 +73,8 @@ class MetaClassifier:
         """Probability of every trained cause; what is missing to 1 in a row is *unattributed*.
 
         A row unlike the training rows keeps only ``(1 - strangeness)^2`` of its probabilities: a classifier is not to
-        be sure about what it has never seen.
+        be sure about what it has never seen. A cause whose own evidence is weaker than in its known cases
+        (:func:`~ilp_service.attribution.plausibility.weakness`) has probability 0.
 
         Args:
             table: Evidence; columns may be absent or null.
@@ -79,7 +87,9 @@ class MetaClassifier:
         found = np.asarray(self.estimator.predict_proba(self.frame(table)), dtype=np.float64)
         place = {name: column for column, name in enumerate(self.estimator.classes_)}
         chosen = found[:, [place[name] for name in self.causes]]
-        return np.asarray(chosen * (1 - self.strangeness(table))[:, None] ** 2, dtype=np.float64)
+        rows = self.frame(table).to_numpy()
+        fit = plausible(rows, self.features, self.causes, self.known, self.sides, self.most_weakness)
+        return np.asarray(chosen * fit * (1 - self.strangeness(table))[:, None] ** 2, dtype=np.float64)
 
 
 def train_meta(table: pa.Table, seed: int = 0) -> MetaClassifier:
@@ -87,7 +97,8 @@ def train_meta(table: pa.Table, seed: int = 0) -> MetaClassifier:
 
     Args:
         table: Columns ``world, family, sample_id, cause`` and ``<cause>.<signal>``; ``cause`` is the known one, or
-            ``unattributed``; rows without one are left out. The order of rows does not matter.
+            ``unattributed``; rows without one are left out. The order of rows does not matter. A signal whose field
+            has no ``direction`` in its metadata is not judged for weakness.
         seed: Of every random draw.
 
     Raises:
@@ -104,13 +115,26 @@ def train_meta(table: pa.Table, seed: int = 0) -> MetaClassifier:
     causes = _causes(table, labels)
     features = _features(table, causes)
     rows = np.stack([_floats(table, name) for name in features], axis=1)
+    sides = sides_of(table.schema, features)
     low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
     margin = _MARGIN * (high - low)
-    more_rows, more_labels, groups = Augmenter(features, rng).apply(rows, labels, worlds)
+    training = Augmenter(features, rng).apply(rows, labels, worlds)
     folds = GroupKFold(min(_FOLDS, len(np.unique(worlds))))
-    estimator = calibrated_vote(list(folds.split(more_rows, more_labels, groups)), seed)
-    meta = MetaClassifier(estimator, causes, features, low - margin, high + margin)
-    estimator.fit(_named(more_rows, features), more_labels)
+    estimator = calibrated_vote(list(folds.split(training.rows, training.labels, training.worlds)), seed)
+    meta = MetaClassifier(
+        estimator,
+        causes,
+        features,
+        low - margin,
+        high + margin,
+        known_values(rows, labels, features),
+        sides,
+        limits(rows, labels, worlds, features, causes, sides),
+    )
+    with warnings.catch_warnings():
+        # What scikit-learn says is what is wanted: the weights are for the calibration alone.
+        warnings.filterwarnings("ignore", message=".*sample weights will only be used for the calibration")
+        estimator.fit(_named(training.rows, features), training.labels, sample_weight=training.calibrating)
     # The folds are row numbers of this training table, of no use to whoever loads the classifier.
     estimator.set_params(cv=None)
     return meta
@@ -122,7 +146,8 @@ def untrained_meta() -> MetaClassifier:
 
     features = ("none",)
     estimator = constant(UNATTRIBUTED).fit(_named(np.zeros((1, 1)), features), [UNATTRIBUTED])
-    return MetaClassifier(estimator, (), features, np.zeros(1), np.zeros(1))
+    nothing = np.zeros(1)
+    return MetaClassifier(estimator, (), features, nothing, nothing, np.zeros((1, 1)), nothing, np.zeros(0))
 
 
 @cache

@@ -32,6 +32,7 @@ class Findings:
     evaluation: pa.Table
     evidence: Evidence
     attributions: pa.Table
+    candidates: pa.Table
     study: Study
     causes: Sequence[Cause]
     chosen: ChosenClassifier
@@ -47,6 +48,7 @@ def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, 
         "evaluation": found.evaluation,
         "evidence": found.evidence.table,
         "attributions": found.attributions,
+        "candidate_causes": found.candidates,
         "options": found.study.options,
         "quarantine": prepared.quarantine,
     }
@@ -60,6 +62,7 @@ def write_files(request: DiagnosisRequest, prepared: Prepared, found: Findings, 
         evaluation=found.evaluation,
         evidence=found.evidence,
         attributions=found.attributions,
+        candidates=found.candidates,
         options=found.study.options,
         samples=prepared.samples,
         causes=found.causes,

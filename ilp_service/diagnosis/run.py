@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ilp_service.attribution.attribute import attribute
+from ilp_service.attribution.candidates import candidate_causes, told_briefly
 from ilp_service.attribution.chosen import ChosenClassifier, choose_classifier
 from ilp_service.checkpoints.threads import fitting_threads
 from ilp_service.detection.criterion import views_disagreement
@@ -74,11 +75,22 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
         evidence = collect_evidence(investigated.study, plugins.causes)
         attributions = attribute(evidence, plugins.causes, chosen.meta(), request.settings.attribution)
         summary = _summary(request, prepared, investigated.evaluation, evidence, attributions, plugins, run.run_id)
+        candidates = candidate_causes(
+            evidence, attributions, prepared.samples, request.settings.attribution, request.settings.seed
+        )
+        summary["details"]["candidate_causes"] = told_briefly(candidates)
         summary["details"]["classifier"] = chosen.record()
         summary["details"]["digests"] = _digests(prepared, chosen, plugins)
         summary["seconds"] = round(time.monotonic() - started, 2)
         findings = Findings(
-            summary, investigated.evaluation, evidence, attributions, investigated.study, plugins.causes, chosen
+            summary,
+            investigated.evaluation,
+            evidence,
+            attributions,
+            candidates,
+            investigated.study,
+            plugins.causes,
+            chosen,
         )
         summary["artifacts"] = publish(request, prepared, findings, tracking, run)
     return DiagnosisResult(summary, investigated.evaluation, evidence, attributions)

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from ilp_service.report.figures import cause_figures, form_figures, forms_disagree, subset_figures, wilson
+from ilp_service.report.groups import MOST_GROUPS, group_figures
 from ilp_service.report.payload import Sources, build_payload, clip
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class ReportInput:
         evaluation: One row a sample.
         evidence: Signals of the unlearned samples, with the status of every cause.
         attributions: One row an unlearned sample, most severe first.
+        candidates: Groups of samples that no cause explains (``candidate_causes.parquet``).
         options: Options of the unlearned samples.
         samples: The data set.
         causes: The causes that were asked, in plugin order.
@@ -48,6 +50,7 @@ class ReportInput:
     evaluation: pa.Table
     evidence: Evidence
     attributions: pa.Table
+    candidates: pa.Table
     options: pa.Table
     samples: Sequence[Sample]
     causes: Sequence[Cause]
@@ -92,6 +95,8 @@ def render_report(given: ReportInput) -> str:
             forms=form_figures(given.evaluation, given.settings),
             forms_disagree=disagree,
             forms_asked=asked_twice,
+            groups=group_figures(given.candidates, given.samples),
+            more_groups=max(0, given.candidates.num_rows - MOST_GROUPS),
             subsets=subsets,
             more_subsets=more_subsets,
             attributed=given.attributions.num_rows,

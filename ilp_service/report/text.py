@@ -27,6 +27,13 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     attributed = details.get("attributed", summary["unlearned"])
     if attributed < summary["unlearned"]:
         lines.append(f"Only the {attributed} most severe went to attribution (detection.max_attributed).")
+    groups = details.get("candidate_causes", [])
+    if groups:
+        sizes = ", ".join(str(group["size"]) for group in groups[:5]) + (", ..." if len(groups) > 5 else "")
+        lines.append(
+            f"{len(groups)} {'group' if len(groups) == 1 else 'groups'} of unattributed samples may be causes of "
+            f"their own ({sizes} samples); candidate_causes.parquet and the report describe them."
+        )
     reasons: Mapping[str, str] = details.get("reasons", {})
     lines += [
         reasons.get(name, f"{label_of(name)} could not be measured.") for name in summary.get("not_measurable", [])

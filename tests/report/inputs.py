@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from ilp_causes import ilp_causes
 
 from ilp_service.attribution.attribute import attributions_schema
+from ilp_service.attribution.candidates import CANDIDATE_CAUSES, told_briefly
 from ilp_service.evidence.collection import collect_evidence, explanation, signals_of
 from ilp_service.report.html import ReportInput
 from ilp_service.samples.sample import Message
@@ -28,6 +30,7 @@ def report_input(
     base: bool = True,
     trajectory: bool = True,
     hostile: bool = False,
+    groups: bool = False,
     seed: int = 0,
 ) -> ReportInput:
     """A diagnosis in which causes are drawn at random.
@@ -38,6 +41,7 @@ def report_input(
         base: Whether the base was measured.
         trajectory: Whether there is a training record.
         hostile: Put markup and script into every text.
+        groups: Whether groups of unexplained samples were found.
         seed: Of all draws.
     """
     rng = np.random.default_rng(seed)
@@ -78,6 +82,7 @@ def report_input(
             }
         )
     attributions = pa.Table.from_pylist(rows, schema=attributions_schema(names))
+    candidates = _candidates(study.unlearned[:9], poison) if groups else CANDIDATE_CAUSES.empty_table()
     counts = attributions["cause"].to_pylist()
     refused = {"file": "data.jsonl", "line": 7, "reason": "the answer is empty" + poison, "raw": "{}" + poison}
     summary = {
@@ -99,6 +104,7 @@ def report_input(
             "base_from": "tag" if base else None,
             "trajectory": "trajectory.parquet" if trajectory else "none was given",
             "attributed": len(rows),
+            "candidate_causes": told_briefly(candidates),
             "failed": {},
             "reasons": dict(evidence.reasons),
             "plugin_failures": {"plugins/odd.py" + poison: "it could not be imported" + poison} if hostile else {},
@@ -116,6 +122,7 @@ def report_input(
         evaluation=study.evaluation,
         evidence=evidence,
         attributions=attributions,
+        candidates=candidates,
         options=study.options,
         samples=study.samples,
         causes=causes,
@@ -123,6 +130,28 @@ def report_input(
         quarantine=pa.Table.from_pylist([refused], schema=QUARANTINE),
         settings=Settings(),
     )
+
+
+def _candidates(ids: Sequence[str], poison: str) -> pa.Table:
+    """Two groups with everything that a group can have."""
+    signal = {"signal": "insufficient_optimization.rarity", "unit": "0-1", "direction": "+", "statistic": "median"}
+    rows = [
+        {
+            "group": number,
+            "size": len(ids),
+            "share": 0.5,
+            "cohesion": 0.87,
+            "cohesion_by_chance": 0.31,
+            "description": "samples that are alike" + poison,
+            "signals": [signal | {"meaning": "How rare" + poison, "group": 0.7, "others": 0.1, "separation": 0.95}],
+            "phrases": [{"phrase": "emberbond" + poison, "share": 0.87, "others": 0.02}],
+            "subsets": [{"subset": "a part" + poison, "size": len(ids), "share": 1.0}],
+            "examples": list(ids[:3]),
+            "sample_ids": list(ids),
+        }
+        for number in (1, 2)
+    ]
+    return pa.Table.from_pylist(rows, schema=CANDIDATE_CAUSES)
 
 
 def _add_sample(
