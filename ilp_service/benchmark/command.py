@@ -1,8 +1,9 @@
-"""``ilp benchmark``: worlds with planted causes, the classifier's training table, and scores."""
+"""``ilp benchmark``: worlds in which causes were planted, the labels that hold in them, and scores."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,28 @@ from ilp_service.benchmark.families import FAMILIES
 from ilp_service.benchmark.sizes import SIZES
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ilp_service.benchmark.recipe import BuiltWorld
+    from ilp_service.benchmark.run import Place, Plan, Progress
     from ilp_service.benchmark.signals import Findings
     from ilp_service.plugin import Cause
 
-TRAINING_WORLDS = ("qwen2:0", "llama:1", "olmo2:1", "qwen2:2", "llama:3", "olmo2:4")
+TRAINING_WORLDS = ("qwen2:0", "llama:1", "olmo2:2", "qwen2:3", "llama:4", "olmo2:5")
 """Worlds of the training table; scores are taken on worlds with other seeds."""
 
-HELD_OUT_WORLDS = ("qwen2:100", "llama:101", "olmo2:102")
+HELD_OUT_WORLDS = ("qwen2:100", "llama:101", "olmo2:102", "qwen2:103", "llama:104", "olmo2:105")
+
+_OUT = Path("mlruns/worlds")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _words(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
+    """A comma-separated list; empty parts are left out."""
+    return [word.strip() for word in value.split(",") if word.strip()]
 
 
 def _worlds(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -42,7 +57,7 @@ def _world_options(worlds: Sequence[str]) -> Callable[[Callable[..., None]], Cal
             click.option(
                 "--folder",
                 type=click.Path(path_type=Path),
-                default=Path("mlruns/worlds"),
+                default=_OUT,
                 show_default=True,
                 help="Where worlds are built and kept.",
             ),
@@ -53,9 +68,82 @@ def _world_options(worlds: Sequence[str]) -> Callable[[Callable[..., None]], Cal
     return add
 
 
-@click.group()
-def benchmark() -> None:
-    """Worlds in which it is known why a sample was not learned."""
+def _seeds(worlds: Sequence[str]) -> str:
+    return ",".join(world.partition(":")[2] for world in worlds)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--families", default="qwen2,llama,olmo2", show_default=True, callback=_words, help="Families, in turn.")
+@click.option(
+    "--seeds",
+    default=_seeds(HELD_OUT_WORLDS),
+    show_default=True,
+    callback=_words,
+    help="Seeds of the worlds that are scored, dealt out to the families in turn; family:seed goes where it says.",
+)
+@click.option("--size", type=click.Choice(sorted(SIZES)), default="small", show_default=True, help="Of every world.")
+@click.option(
+    "--train-seeds",
+    default=_seeds(TRAINING_WORLDS),
+    show_default=True,
+    callback=_words,
+    help="Seeds of the worlds that classifiers are trained on, dealt out likewise.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=_OUT,
+    show_default=True,
+    help="Folder of the worlds and of what comes out.",
+)
+@click.pass_context
+def benchmark(
+    context: click.Context,
+    families: list[str],
+    seeds: list[str],
+    size: str,
+    train_seeds: list[str],
+    as_json: bool,
+    out: Path,
+) -> None:
+    """Worlds in which it is known why a sample was not learned.
+
+    Without a command: build them, keep the labels that hold, diagnose them, leave each family and its seeds out in
+    turn, and score every method. What is already there is not made again.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ilp_service.benchmark.run import Plan, deal, ordinary_steps, run_benchmark
+    from ilp_service.benchmark.summary import readable
+
+    plan = Plan(deal(families, seeds), deal(families, train_seeds), size, out)
+    causes = _causes()
+    report = run_benchmark(plan, causes, ordinary_steps(plan, causes, _say, _bar), _say)
+    click.echo(json.dumps(report) if as_json else readable(report))
+    _say(f"tables, plots and scores.json are in {out}")
+
+
+@benchmark.command()
+@click.argument("predictions", type=click.Path(path_type=Path))
+@click.option(
+    "--worlds",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of 'ilp benchmark --out', or of worlds with labels.parquet each.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
+def score(predictions: Path, folder: Path, as_json: bool) -> None:
+    """Score PREDICTIONS, a parquet file with the columns world, sample_id, cause and confidence."""
+    from ilp_service.benchmark.handed_in import read_labels, read_samples_of
+    from ilp_service.benchmark.predictions import score as score_predictions
+    from ilp_service.benchmark.summary import readable_score
+
+    labels = read_labels(folder)
+    others = frozenset(read_samples_of(folder, labels["world"].to_pylist()))
+    found = score_predictions(predictions, labels, others=others)
+    click.echo(json.dumps(found.public()) if as_json else readable_score(found))
 
 
 @benchmark.command()
@@ -69,6 +157,18 @@ def build(worlds: list[tuple[str, int]], size: str, folder: Path, sft_seed: int)
 
 
 @benchmark.command()
+@_world_options(HELD_OUT_WORLDS)
+def labels(worlds: list[tuple[str, int]], size: str, folder: Path) -> None:
+    """Run every counterfactual of worlds and count, as JSON lines, the labels that hold and why others do not."""
+    from ilp_service.benchmark.summary import verdict_counts
+
+    plan = _plan(worlds, size, folder)
+    for place in worlds:
+        name, table = _labelled(plan, place)
+        click.echo(json.dumps({"world": name, **verdict_counts(table)}))
+
+
+@benchmark.command()
 @_world_options(TRAINING_WORLDS)
 @click.option(
     "--out",
@@ -78,20 +178,28 @@ def build(worlds: list[tuple[str, int]], size: str, folder: Path, sft_seed: int)
     help="The table to write.",
 )
 def table(worlds: list[tuple[str, int]], size: str, folder: Path, out: Path) -> None:
-    """Make the table of signals that the meta-classifier is trained from."""
+    """Make the table of signals that the meta-classifier is trained from: samples whose label holds."""
+    from ilp_service.benchmark.run import ordinary_steps
     from ilp_service.benchmark.table import signals_table, write_signals
 
     causes = _causes()
-    made = signals_table([_examine(_build(family, seed, size, folder, 0), causes, folder) for family, seed in worlds])
+    steps = ordinary_steps(_plan(worlds, size, folder), causes, _say, _bar)
+    found = []
+    for place in worlds:
+        built = steps.build(place)
+        world = steps.examine(built, steps.label(built))
+        found.append((world.findings, world.labels))
+    made = signals_table(found)
     write_signals(made, out)
-    click.echo(f"{out}: {made.num_rows} rows, {made.num_columns} columns", err=True)
+    counts = ", ".join(f"{cause} {count}" for cause, count in sorted(Counter(made["cause"].to_pylist()).items()))
+    _say(f"{out}: {made.num_rows} rows ({counts}), {made.num_columns} columns")
 
 
 @benchmark.command()
 @_world_options(HELD_OUT_WORLDS)
 @click.option("--other-sft-seed", type=int, help="Also fine-tune with this seed, and count the controls that flip.")
 def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed: int | None) -> None:
-    """Diagnose worlds and print, as JSON lines, how much of what was planted is found."""
+    """Diagnose worlds and print, as JSON lines, how much of what was planted is found, labels unverified."""
     from ilp_service.attribution.attribute import attribute
     from ilp_service.attribution.meta import builtin_meta
     from ilp_service.benchmark.score import flipped_controls, score_world
@@ -100,11 +208,11 @@ def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed
     causes, meta = _causes(), builtin_meta()
     for family, seed in worlds:
         found = _examine(_build(family, seed, size, folder, 0), causes, folder)
-        score = score_world(found, attribute(found.evidence, causes, meta, Settings().attribution)).public()
+        planted = score_world(found, attribute(found.evidence, causes, meta, Settings().attribution)).public()
         if other_sft_seed is not None:
             other = _examine(_build(family, seed, size, folder, other_sft_seed), causes, folder)
-            score["flipped_controls"] = flipped_controls(found, other)
-        click.echo(json.dumps(score))
+            planted["flipped_controls"] = flipped_controls(found, other)
+        click.echo(json.dumps(planted))
 
 
 def _causes() -> tuple[Cause, ...]:
@@ -113,25 +221,55 @@ def _causes() -> tuple[Cause, ...]:
     return tuple(load_plugins(()).causes)
 
 
-def _build(family: str, seed: int, size: str, folder: Path, sft_seed: int) -> BuiltWorld:
+def _plan(worlds: Sequence[Place], size: str, folder: Path) -> Plan:
+    from ilp_service.benchmark.run import Plan
+
+    return Plan(tuple(worlds), (), size, folder)
+
+
+def _labelled(plan: Plan, place: Place) -> tuple[str, pa.Table]:
+    from ilp_service.benchmark.run import ordinary_steps
+
+    steps = ordinary_steps(plan, (), _say, _bar)
+    built = steps.build(place)
+    return built.name, steps.label(built)
+
+
+def _bar(name: str) -> Progress:
+    """A bar on stderr that shows the stage of a world, where stderr is a terminal; one line a stage elsewhere."""
+    import sys
+
     from tqdm import tqdm
 
+    bar = tqdm(desc=name, leave=False, disable=None)
+    told: set[str] = set()
+
+    def show(stage: str, done: int, whole: int) -> None:
+        if bar.disable and stage not in told:
+            told.add(stage)
+            print(f"{name}: {stage}", file=sys.stderr, flush=True)
+        bar.set_description(f"{name} {stage}", refresh=False)
+        bar.total, bar.n = whole, done
+        bar.refresh()
+
+    return show
+
+
+def _build(family: str, seed: int, size: str, folder: Path, sft_seed: int) -> BuiltWorld:
     from ilp_service.benchmark.recipe import build_world
 
     name = f"{family}-{size}-{seed}"
-    with tqdm(desc=name, leave=False, disable=None) as bar:
-
-        def show(stage: str, done: int, whole: int) -> None:
-            bar.set_description(f"{name} {stage}", refresh=False)
-            bar.total, bar.n = whole, done
-            bar.refresh()
-
-        return build_world(folder / name, family=family, seed=seed, size=size, sft_seed=sft_seed, progress=show)
+    return build_world(folder / name, family=family, seed=seed, size=size, sft_seed=sft_seed, progress=_bar(name))
 
 
 def _examine(built: BuiltWorld, causes: Sequence[Cause], folder: Path) -> Findings:
     from ilp_service.benchmark.signals import examine, work_dir
     from ilp_service.settings import Settings
 
-    settings = Settings(work_dir=work_dir(folder))
-    return examine(built, causes, settings, lambda line: click.echo(f"{built.name}: {line}", err=True), progress=True)
+    return examine(
+        built,
+        causes,
+        Settings(work_dir=work_dir(folder)),
+        lambda line: _say(f"{built.name}: {line}"),
+        progress=True,
+    )

@@ -1,4 +1,4 @@
-"""How well a diagnosis finds what was planted."""
+"""How much of what was planted a diagnosis finds, labels unverified: a quick look at one world."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from ilp_service.benchmark.metrics import Verdicts, confusion, macro_f1, per_cause
 from ilp_service.benchmark.plants import CAUSES
 from ilp_service.benchmark.signals import Findings
 from ilp_service.benchmark.world import CONTROL
@@ -53,20 +55,24 @@ def score_world(findings: Findings, attributions: pa.Table) -> WorldScore:
         attributions: The attributions table that was made of it.
     """
     planted = truth_of(findings)
-    pairs: dict[str, list[tuple[str, str]]] = {}
-    for column in ("cause", "rule_cause"):
-        named = zip(attributions["sample_id"].to_pylist(), attributions[column].to_pylist(), strict=True)
-        pairs[column] = [(planted[key], str(name)) for key, name in named]
+    everything = {
+        column: _verdicts(attributions["sample_id"].to_pylist(), attributions[column].to_pylist(), planted)
+        for column in ("cause", "rule_cause")
+    }
+    scored = {
+        column: verdicts.where([causes[0] in CAUSES for causes in verdicts.truth])
+        for column, verdicts in everything.items()
+    }
     return WorldScore(
         findings.built.name,
         float(findings.built.facts["cloze_accuracy"]),
         _unlearned(findings, planted),
-        _confusion(pairs["cause"]),
-        _confusion(pairs["rule_cause"]),
-        _recall(pairs["cause"]),
-        _recall(pairs["rule_cause"]),
-        macro_f1(pairs["cause"]),
-        macro_f1(pairs["rule_cause"]),
+        confusion(everything["cause"]),
+        confusion(everything["rule_cause"]),
+        {name: row.recall for name, row in per_cause(scored["cause"]).items()},
+        {name: row.recall for name, row in per_cause(scored["rule_cause"]).items()},
+        macro_f1(scored["cause"]),
+        macro_f1(scored["rule_cause"]),
     )
 
 
@@ -83,19 +89,6 @@ def flipped_controls(first: Findings, second: Findings) -> float:
     return sum(key in after for key in learned) / max(1, len(learned))
 
 
-def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
-    """Mean F1 over the causes that were planted, of pairs (planted, named); rows of no planted cause are left out."""
-    kept = [(planted, named) for planted, named in pairs if planted in CAUSES]
-    scores = []
-    for cause in CAUSES:
-        wanted = sum(planted == cause for planted, _ in kept)
-        named = sum(name == cause for _, name in kept)
-        right = sum(planted == name == cause for planted, name in kept)
-        if wanted:
-            scores.append(2 * right / (wanted + named))
-    return sum(scores) / len(scores) if scores else 0.0
-
-
 def _unlearned_ids(findings: Findings) -> frozenset[str]:
     table = findings.evaluation
     flags = zip(table["sample_id"].to_pylist(), table["unlearned"].to_pylist(), strict=True)
@@ -109,14 +102,11 @@ def _unlearned(findings: Findings, planted: Mapping[str, str]) -> dict[str, floa
     return {cause: missed[cause] / totals[cause] for cause in sorted(totals)}
 
 
-def _confusion(pairs: Sequence[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    rows: dict[str, Counter[str]] = {}
-    for planted, named in pairs:
-        rows.setdefault(planted, Counter())[named] += 1
-    return {planted: dict(sorted(row.items())) for planted, row in sorted(rows.items())}
-
-
-def _recall(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
-    totals = Counter(planted for planted, _ in pairs)
-    right = Counter(planted for planted, named in pairs if planted == named)
-    return {cause: right[cause] / totals[cause] for cause in CAUSES if totals[cause]}
+def _verdicts(keys: Sequence[str], named: Sequence[str], planted: Mapping[str, str]) -> Verdicts:
+    return Verdicts(
+        tuple(("", key) for key in keys),
+        tuple((planted[key],) for key in keys),
+        tuple(named),
+        tuple(named),
+        np.ones(len(keys)),
+    )

@@ -1,4 +1,4 @@
-"""The ordinary diagnosis of a planted world, and its evidence beside what was planted."""
+"""The ordinary diagnosis of a planted world, and its evidence beside the labels that hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from ilp_service.benchmark.plants import CAUSES
 from ilp_service.benchmark.recipe import BuiltWorld, read_truth
 from ilp_service.diagnosis.prepare import prepare
 from ilp_service.diagnosis.request import DiagnosisRequest
@@ -18,6 +16,7 @@ from ilp_service.diagnosis.work import WorkFolder
 from ilp_service.evidence.collection import Evidence, collect_evidence
 from ilp_service.plugin import Cause
 from ilp_service.settings import Settings
+from ilp_service.study import Study
 from ilp_service.tracking.store import Tracking
 
 Say = Callable[[str], None]
@@ -32,12 +31,14 @@ class Findings:
         evaluation: One row a sample (``docs/tables.md``).
         evidence: The signals of every unlearned sample.
         truth: What was planted, rows in the order of the data.
+        study: All that the causes looked at, so that evidence can be collected again from a part of it.
     """
 
     built: BuiltWorld
     evaluation: pa.Table
     evidence: Evidence
     truth: pa.Table
+    study: Study
 
 
 def examine(built: BuiltWorld, causes: Sequence[Cause], settings: Settings, say: Say, *, progress: bool) -> Findings:
@@ -61,36 +62,46 @@ def examine(built: BuiltWorld, causes: Sequence[Cause], settings: Settings, say:
     work = WorkFolder(folder, settings.scoring.chunk_samples, progress=progress)
     investigated = investigate(prepared, settings, work, say)
     evidence = collect_evidence(investigated.study, causes)
-    return Findings(built, investigated.evaluation, evidence, read_truth(built.truth))
+    return Findings(built, investigated.evaluation, evidence, read_truth(built.truth), investigated.study)
 
 
-def labelled_signals(findings: Findings) -> pa.Table:
-    """The number signals of every sample that was planted and is unlearned.
+def labelled_signals(findings: Findings, labels: pa.Table) -> pa.Table:
+    """The number signals of every sample of the world whose label holds and names one cause.
 
-    Unlearned controls are left out: why they were not learned is not known.
+    Args:
+        findings: What the diagnosis found.
+        labels: Verified labels; rows of other worlds are not looked at.
 
     Returns:
         Columns ``world, family, sample_id, cause`` and ``<cause>.<signal>``, float64.
     """
-    table = findings.evidence.table
-    planted = dict(zip(*(findings.truth[name].to_pylist() for name in ("sample_id", "cause")), strict=True))
-    labels = [planted.get(key) for key in table["sample_id"].to_pylist()]
-    labelled = table.append_column("cause", pa.array(labels, pa.string()))
-    labelled = labelled.filter(pc.is_in(labelled["cause"], value_set=pa.array(CAUSES)))
-    numbers = [
-        name
-        for name in labelled.column_names
-        if "." in name and not pa.types.is_string(labelled.schema.field(name).type)
-    ]
+    built, table = findings.built, findings.evidence.table
+    names = (labels[name].to_pylist() for name in ("world", "sample_id", "causes", "verdict"))
+    held = {
+        key: causes[0]
+        for world, key, causes, verdict in zip(*names, strict=True)
+        if world == built.name and verdict == "verified" and len(causes) == 1
+    }
+    truth = [held.get(key) for key in table["sample_id"].to_pylist()]
+    labelled = table.append_column("cause", pa.array(truth, pa.string()))
+    labelled = labelled.filter(labelled["cause"].is_valid())
     rows = labelled.num_rows
-    columns = {
-        "world": pa.array([findings.built.name] * rows, pa.string()),
-        "family": pa.array([findings.built.family] * rows, pa.string()),
+    keys = [pa.field(name, pa.string()) for name in ("world", "family", "sample_id", "cause")]
+    # With unit and direction, which the classifier's training looks at.
+    signals = [labelled.schema.field(name).with_type(pa.float64()) for name in number_signals(labelled)]
+    arrays = {
+        "world": pa.array([built.name] * rows, pa.string()),
+        "family": pa.array([built.family] * rows, pa.string()),
         "sample_id": labelled["sample_id"],
         "cause": labelled["cause"],
-        **{name: labelled[name].cast(pa.float64()) for name in numbers},
+        **{field.name: labelled[field.name].cast(pa.float64()) for field in signals},
     }
-    return pa.table(columns)
+    return pa.table(arrays, schema=pa.schema([*keys, *signals]))
+
+
+def number_signals(evidence: pa.Table) -> list[str]:
+    """The columns ``<cause>.<signal>`` of an evidence table that are numbers."""
+    return [field.name for field in evidence.schema if "." in field.name and not pa.types.is_string(field.type)]
 
 
 def work_dir(folder: Path) -> Path:

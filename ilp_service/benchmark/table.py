@@ -17,11 +17,15 @@ from ilp_service.tables import write_table
 PROVENANCE = b"ilp.signals"
 
 
-def signals_table(found: Sequence[Findings]) -> pa.Table:
-    """The labelled signals of several worlds, rows ordered by world and sample id, with their provenance."""
-    table = pa.concat_tables([labelled_signals(findings) for findings in found], promote_options="default")
+def signals_table(found: Sequence[tuple[Findings, pa.Table]]) -> pa.Table:
+    """The labelled signals of several worlds, rows ordered by world and sample id, with their provenance.
+
+    Args:
+        found: What was found in each world, and its verified labels.
+    """
+    table = pa.concat_tables([labelled_signals(*world) for world in found], promote_options="default")
     table = table.sort_by([("world", "ascending"), ("sample_id", "ascending")])
-    worlds = {findings.built.name: _provenance(findings) for findings in found}
+    worlds = {findings.built.name: _provenance(findings) for findings, _ in found}
     facts = {"recipe": VERSION, "ilp_service": __version__, "worlds": worlds, "rows": _counts(table)}
     return table.replace_schema_metadata({PROVENANCE: json.dumps(facts, sort_keys=True).encode()})
 
@@ -33,7 +37,7 @@ def write_signals(table: pa.Table, path: Path) -> None:
         StorageError: The file could not be written.
     """
     fields = [
-        pa.field(field.name, pa.float32() if pa.types.is_float64(field.type) else field.type) for field in table.schema
+        field.with_type(pa.float32() if pa.types.is_float64(field.type) else field.type) for field in table.schema
     ]
     write_table(table.cast(pa.schema(fields, table.schema.metadata)), path)
 

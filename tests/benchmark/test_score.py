@@ -1,4 +1,4 @@
-"""Scores are what they are called, and the training table holds the planted and unlearned samples alone."""
+"""A quick look counts what was planted, and the training table holds the samples whose label holds alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pytest
 
 from ilp_service.benchmark.plants import CAUSES, CONFLICT, INCONSISTENT, MISSING
 from ilp_service.benchmark.recipe import TRUTH, BuiltWorld
-from ilp_service.benchmark.score import flipped_controls, macro_f1, score_world
+from ilp_service.benchmark.score import flipped_controls, score_world
 from ilp_service.benchmark.signals import Findings, examine, labelled_signals
 from ilp_service.benchmark.table import PROVENANCE, signals_table, write_signals
 from ilp_service.benchmark.world import CONTROL, SET_ASIDE
 from ilp_service.evidence.collection import Evidence
 from ilp_service.settings import Settings
+from ilp_service.study import Study
+from tests.benchmark.made_up import label
 
 PLANTED = {
     "a": MISSING, "b": MISSING, "c": CONFLICT, "d": INCONSISTENT, "e": CONTROL, "f": CONTROL, "g": SET_ASIDE,
@@ -41,7 +43,10 @@ def findings(unlearned: Sequence[str], name: str = "demo") -> Findings:
         {"sample_id": key, "cause": cause, "kind": "", "block": 0, "group": "", "grade": None}
         for key, cause in PLANTED.items()
     ]
-    return Findings(built, evaluation, Evidence(table, {}, {}, {}, {}), pa.Table.from_pylist(rows, schema=TRUTH))
+    nothing = pa.table({})
+    study = Study((), tuple(unlearned), evaluation, nothing, nothing, nothing, None, False, {})
+    truth = pa.Table.from_pylist(rows, schema=TRUTH)
+    return Findings(built, evaluation, Evidence(table, {}, {}, {}, {}), truth, study)
 
 
 def named(causes: dict[str, str]) -> pa.Table:
@@ -60,12 +65,11 @@ def test_recall_counts_planted_and_unlearned_samples_only() -> None:
 
 
 def test_a_perfect_diagnosis_scores_one_and_an_abstaining_one_nothing() -> None:
-    right = [(cause, cause) for cause in CAUSES]
-    assert macro_f1(right) == 1.0
-    assert macro_f1([(cause, "unattributed") for cause in CAUSES]) == 0.0
-    assert macro_f1([*right, (CONTROL, MISSING)]) == 1.0
-    assert macro_f1([*right, (MISSING, CONFLICT)]) < 1.0
-    assert macro_f1([]) == 0.0
+    right = {key: cause for key, cause in PLANTED.items() if cause in CAUSES}
+    assert score_world(findings("abcd"), named(right)).macro_f1 == 1.0
+    assert score_world(findings("abcd"), named(dict.fromkeys(right, "unattributed"))).macro_f1 == 0.0
+    assert score_world(findings("abcde"), named({**right, "e": MISSING})).macro_f1 == 1.0
+    assert score_world(findings("abcd"), named({**right, "a": CONFLICT})).macro_f1 < 1.0
 
 
 def test_flips_are_counted_among_controls_that_were_learned() -> None:
@@ -75,10 +79,16 @@ def test_flips_are_counted_among_controls_that_were_learned() -> None:
     assert flipped_controls(findings("e"), findings("abg")) == 0.0
 
 
-def test_labelled_signals_hold_numbers_of_planted_samples() -> None:
-    table = labelled_signals(findings("acefg"))
-    assert table["sample_id"].to_pylist() == ["a", "c"]
-    assert table["cause"].to_pylist() == [MISSING, CONFLICT]
+def verified(name: str = "demo", **causes: Sequence[str]) -> pa.Table:
+    """Labels of that world: the causes of each sample."""
+    return pa.Table.from_pylist([label(f"qwen2-{name}-0", key, found) for key, found in causes.items()])
+
+
+def test_labelled_signals_hold_numbers_of_samples_with_one_verified_cause() -> None:
+    held = verified(a=[MISSING], b=[], c=[CONFLICT], d=[INCONSISTENT, MISSING], e=[CONFLICT], f=[MISSING])
+    table = labelled_signals(findings("abcde"), held)
+    assert table["sample_id"].to_pylist() == ["a", "c", "e"]
+    assert table["cause"].to_pylist() == [MISSING, CONFLICT, CONFLICT]
     assert table.column_names == [
         "world",
         "family",
@@ -88,10 +98,13 @@ def test_labelled_signals_hold_numbers_of_planted_samples() -> None:
         "missing_knowledge.exists",
     ]
     assert {str(table.schema.field(name).type) for name in table.column_names if "." in name} == {"double"}
+    assert labelled_signals(findings("abcde"), verified("other", a=[MISSING])).num_rows == 0
 
 
 def test_the_training_table_says_where_it_comes_from(tmp_path: Path) -> None:
-    table = signals_table([findings("ab", "b"), findings("cd", "a")])
+    first = verified("b", a=[MISSING], b=[MISSING])
+    second = verified("a", c=[CONFLICT], d=[INCONSISTENT])
+    table = signals_table([(findings("ab", "b"), first), (findings("cd", "a"), second)])
     assert table["world"].to_pylist() == ["qwen2-a-0"] * 2 + ["qwen2-b-0"] * 2
     write_signals(table, tmp_path / "signals.parquet")
     again = pq.read_table(tmp_path / "signals.parquet")
@@ -108,4 +121,4 @@ def test_a_built_world_is_diagnosed_like_any_checkpoint(tiny_world: BuiltWorld, 
     found = examine(tiny_world, (), settings, lambda _line: None, progress=False)
     assert found.evaluation.num_rows == tiny_world.facts["rows"]
     assert found.evidence.table.num_rows == sum(found.evaluation["unlearned"].to_pylist())
-    assert labelled_signals(found).num_rows <= found.evidence.table.num_rows
+    assert found.study.unlearned == tuple(found.evidence.table["sample_id"].to_pylist())

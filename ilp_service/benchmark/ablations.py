@@ -1,0 +1,98 @@
+"""The same diagnosis with less to go by: signals left out of training, or a study without its record or base.
+
+Order and rarity are the signals that come closest to how forgetting and rare nouns are planted, so that a
+classifier could read the recipe from them instead of the cause. It is trained and applied without them. A missing
+training record or base is another matter: there the classifier stays as it is, as it does for a user, and the
+evidence is collected again from a study that lacks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from ilp_service.evidence.collection import Evidence, collect_evidence
+from ilp_service.plugin import Cause
+from ilp_service.study import Study
+
+ORDER = (
+    "left_side_forgetting.distance_from_end",
+    "left_side_forgetting.late_advantage",
+    "left_side_forgetting.after_last_exposure",
+)
+"""Signals that know where in the data, or when in training, a sample stood."""
+
+RARITY = (
+    "insufficient_optimization.rarity",
+    "insufficient_optimization.rarest_word_share",
+    "insufficient_optimization.template_rarity",
+    "insufficient_optimization.answer_share",
+    "insufficient_optimization.answer_rarity",
+)
+"""Signals that count how rare its words, template or answer are."""
+
+EXPOSURES = ("insufficient_optimization.exposures_ratio",)
+"""How often it was drawn, which is how insufficient optimisation is planted."""
+
+NO_ORDER_RARITY = "no_order_rarity"
+NO_EXPOSURES = "no_order_rarity_exposures"
+NO_TRAJECTORY = "no_trajectory"
+NO_BASE = "no_base"
+
+FEWER_SIGNALS: Mapping[str, tuple[str, ...]] = {
+    NO_ORDER_RARITY: ORDER + RARITY,
+    NO_EXPOSURES: ORDER + RARITY + EXPOSURES,
+}
+"""Signals that a classifier is trained and applied without, by the name of the ablation."""
+
+_BASE_COLUMNS = ("base_", "few_shot_base_", "cloze_base_", "probe_base_", "jsd")
+
+
+def without_signals(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """A table of signals without these columns.
+
+    Raises:
+        ValueError: One of them is not there: it would be left out of nothing.
+    """
+    missing = sorted(set(names) - set(table.column_names))
+    if missing:
+        raise ValueError(f"the table of signals has no column {missing[0]!r} that could be left out")
+    return table.drop_columns(list(names))
+
+
+def without_trajectory(study: Study) -> Study:
+    """The study as it is when nobody recorded the training."""
+    return replace(study, trajectory=None)
+
+
+def without_base(study: Study) -> Study:
+    """The study as it is when the base model is not known.
+
+    The options stay: some of them were proposed by the base, which a diagnosis without it could not have asked.
+    """
+    return replace(
+        study, has_base=False, evaluation=_without_columns(study.evaluation), options=_without_columns(study.options)
+    )
+
+
+def evidence_without(study: Study, causes: Sequence[Cause]) -> Mapping[str, Evidence]:
+    """The evidence of a study that lacks its training record or its base, by the name of the ablation."""
+    return {
+        NO_TRAJECTORY: collect_evidence(without_trajectory(study), causes),
+        NO_BASE: collect_evidence(without_base(study), causes),
+    }
+
+
+def unmeasured(evidence: Evidence) -> tuple[str, ...]:
+    """The causes that could not be measured."""
+    return tuple(name for name, status in evidence.status.items() if status == "not_measurable")
+
+
+def _without_columns(table: pa.Table) -> pa.Table:
+    """The base's columns null."""
+    for place, field in enumerate(table.schema):
+        if field.name.startswith(_BASE_COLUMNS):
+            table = table.set_column(place, field.with_nullable(True), pa.nulls(table.num_rows, field.type))
+    return table

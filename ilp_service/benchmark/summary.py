@@ -1,0 +1,181 @@
+"""The one object that ``ilp benchmark --json`` prints, and the same for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ilp_service.attribution.rules import UNATTRIBUTED
+from ilp_service.benchmark.ablations import NO_BASE, NO_EXPOSURES, NO_ORDER_RARITY, NO_TRAJECTORY
+from ilp_service.benchmark.crossing import (
+    CARTOGRAPHY,
+    CLASSIFIER,
+    LABEL_ISSUES,
+    PAPER_RULES,
+    REPAIRED_RULES,
+    SHIPPED,
+    Crossed,
+    Examined,
+)
+from ilp_service.benchmark.metrics import per_cause
+from ilp_service.benchmark.plants import CAUSES, INCONSISTENT
+from ilp_service.benchmark.predictions import Score, left_in, score
+from ilp_service.benchmark.recovery import beyond_placebo, median_of, recovered
+from ilp_service.benchmark.world import CONTROL
+
+MACRO_F1 = {
+    CLASSIFIER: "macro_f1",
+    NO_ORDER_RARITY: "macro_f1_no_order_rarity",
+    NO_EXPOSURES: "macro_f1_no_order_rarity_exposures",
+    NO_TRAJECTORY: "macro_f1_no_trajectory",
+    NO_BASE: "macro_f1_no_base",
+    SHIPPED: "shipped_macro_f1",
+    PAPER_RULES: "rules_macro_f1",
+    REPAIRED_RULES: "repaired_rules_macro_f1",
+    CARTOGRAPHY: "cartography_macro_f1",
+}
+"""Under which name the macro-F1 of each method is told."""
+
+_OF_CLASSIFIER = ("ece", "ece_equal_mass", "precision_at_80_coverage", "aurc", "named_share", "natural_agreement")
+
+
+def scores_of(crossed: Crossed, held_out: Sequence[Examined], seed: int = 0) -> dict[str, Score]:
+    """The score of every method; causes that an ablation cannot measure are left out of its score."""
+    labels = pa.concat_tables([world.labels for world in held_out], promote_options="default")
+    others = frozenset(
+        (world.findings.built.name, key) for world in held_out for key in world.findings.truth["sample_id"].to_pylist()
+    )
+    return {
+        method: score(table, labels, others=others, left_out=crossed.unmeasured.get(method, ()), seed=seed)
+        for method, table in crossed.predictions.items()
+    }
+
+
+def report_of(
+    crossed: Crossed, scores: Mapping[str, Score], held_out: Sequence[Examined], seed: int = 0
+) -> dict[str, Any]:
+    """Every figure, ready for JSON; a figure over worlds is their median, its interval under ``intervals``."""
+    labels = pa.concat_tables([world.labels for world in held_out], promote_options="default")
+    ours = scores[CLASSIFIER]
+    summaries = {name: scores[method].summary["macro_f1"] for method, name in MACRO_F1.items() if method in scores}
+    for method in crossed.unmeasured:
+        kept = left_in(crossed.predictions[method], labels, crossed.unmeasured[method], seed=seed)
+        if kept is not None:
+            summaries[f"{MACRO_F1[method]}_left_in"] = kept
+    summaries |= {name: ours.summary[name] for name in _OF_CLASSIFIER if name in ours.summary}
+    by_world = {world.findings.built.name: recovered(world.labels) for world in held_out}
+    families = sorted({world.findings.built.family for world in held_out})
+    return {
+        **{name: summary.value for name, summary in summaries.items()},
+        "verified": verified(held_out),
+        "recovery": median_of(beyond_placebo(shares) for shares in by_world.values()),
+        "recovery_raw": median_of(by_world.values()),
+        "recovery_by_family": {
+            family: median_of(
+                beyond_placebo(by_world[world.findings.built.name])
+                for world in held_out
+                if world.findings.built.family == family
+            )
+            for family in families
+        },
+        "verdicts": verdict_counts(labels),
+        "learned_controls_attributed": learned_controls(crossed.predictions[CLASSIFIER], held_out),
+        "natural_labelled": ours.natural,
+        "natural_agreement_pooled": ours.natural_agreement,
+        INCONSISTENT: {
+            method: asdict(per_cause(scores[method].verdicts, [INCONSISTENT])[INCONSISTENT])
+            for method in (CLASSIFIER, LABEL_ISSUES)
+            if method in scores
+        },
+        "intervals": {name: summary.public() for name, summary in summaries.items()},
+        "per_cause": ours.public()["per_cause"],
+        "confusion": ours.public()["confusion"],
+        "methods": {method: found.public() for method, found in scores.items()},
+        "not_measurable": {name: list(causes) for name, causes in crossed.unmeasured.items()},
+        "trained_on": {family: list(worlds) for family, worlds in crossed.trained_on.items()},
+        "worlds": [world.findings.built.name for world in held_out],
+    }
+
+
+def verified(held_out: Sequence[Examined]) -> dict[str, int]:
+    """Planted samples of each cause whose label holds alone, in the world that has fewest of them."""
+    counts = []
+    for world in held_out:
+        rows = world.labels.filter(pc.equal(world.labels["origin"], "planted"))
+        columns = zip(rows["planted"].to_pylist(), rows["verdict"].to_pylist(), strict=True)
+        counts.append(Counter(cause for cause, verdict in columns if verdict == "verified"))
+    return {cause: min((count[cause] for count in counts), default=0) for cause in CAUSES}
+
+
+def verdict_counts(labels: pa.Table) -> dict[str, dict[str, int]]:
+    """How many labels hold, and why the others do not, by planted cause (``natural`` for natural failures)."""
+    found: dict[str, Counter[str]] = {}
+    names = ("origin", "planted", "verdict", "reason")
+    for origin, planted, verdict, reason in zip(*(labels[name].to_pylist() for name in names), strict=True):
+        row = found.setdefault(planted if origin == "planted" else "natural", Counter())
+        row[verdict if not reason or verdict != "unverified" else f"unverified: {reason}"] += 1
+    return {name: dict(sorted(row.items())) for name, row in sorted(found.items())}
+
+
+def learned_controls(predictions: pa.Table, held_out: Sequence[Examined]) -> int:
+    """Controls that the diagnosed model has learned and that were given a cause all the same."""
+    learned = set()
+    for world in held_out:
+        findings = world.findings
+        evaluation = findings.evaluation
+        flags = zip(evaluation["sample_id"].to_pylist(), evaluation["unlearned"].to_pylist(), strict=True)
+        fine = {key for key, unlearned in flags if not unlearned}
+        planted = zip(findings.truth["sample_id"].to_pylist(), findings.truth["cause"].to_pylist(), strict=True)
+        learned |= {(findings.built.name, key) for key, cause in planted if cause == CONTROL and key in fine}
+    columns = (predictions[name].to_pylist() for name in ("world", "sample_id", "cause"))
+    return sum(cause != UNATTRIBUTED and (world, key) in learned for world, key, cause in zip(*columns, strict=True))
+
+
+def readable(report: Mapping[str, Any]) -> str:
+    """The report as lines for people."""
+    lines = [f"{'figure':<42}{'median':>9}   95 % interval over worlds"]
+    lines += [_line(name, row) for name, row in report["intervals"].items()]
+    lines += ["", *_cause_lines(report["per_cause"])]
+    counts = ", ".join(f"{cause} {count}" for cause, count in report["verified"].items())
+    lines += ["", f"verified samples in the world that has fewest: {counts}"]
+    if report["recovery"]:
+        width = max(len(arm) for arm in report["recovery"]) + 2
+        lines += ["", "recovered beyond the placebo, share of the planted and unlearned samples"]
+        lines.append(" " * width + "".join(f"{cause[:12]:>14}" for cause in CAUSES))
+        for arm, row in report["recovery"].items():
+            cells = "".join(f"{row[cause]:>14.2f}" if cause in row else f"{'-':>14}" for cause in CAUSES)
+            lines.append(f"{arm:<{width}}{cells}")
+    named = report["learned_controls_attributed"]
+    lines += ["", f"{report['natural_labelled']} natural failures have a label; {named} learned controls were named."]
+    return "\n".join(lines)
+
+
+def readable_score(found: Score) -> str:
+    """The score of one method as lines for people."""
+    lines = [f"{found.samples} planted samples of {len(found.worlds)} worlds", ""]
+    lines += [_line(name, summary.public()) for name, summary in found.summary.items()]
+    lines += ["", *_cause_lines({name: asdict(row) for name, row in found.per_cause.items()})]
+    if found.natural:
+        lines += [
+            "",
+            f"{found.natural_agreement:.2f} of {found.natural} natural failures were given a cause they have.",
+        ]
+    lines += ["", f"{found.unlabelled_named} samples without a label were given a cause."]
+    return "\n".join(lines)
+
+
+def _line(name: str, row: Mapping[str, Any]) -> str:
+    interval = row["note"] if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    return f"{name:<42}{row['value']:>9.3f}   {interval}"
+
+
+def _cause_lines(causes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = [f"{'cause':<28}{'precision':>10}{'recall':>8}{'F1':>7}{'samples':>9}"]
+    for name, row in causes.items():
+        lines.append(f"{name:<28}{row['precision']:>10.3f}{row['recall']:>8.3f}{row['f1']:>7.3f}{row['true']:>9}")
+    return lines
