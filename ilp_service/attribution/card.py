@@ -23,12 +23,19 @@ END = "<!-- end of the made part -->"
 SCORES: Mapping[str, str] = {
     "macro_f1": "macro-F1 over the causes",
     "macro_f1_no_order_rarity": "macro-F1 without signals of order and rarity",
+    "macro_f1_no_order_rarity_exposures": "the same, without the counts of exposures too",
     "macro_f1_no_trajectory": "macro-F1 without a training record",
     "macro_f1_no_base": "macro-F1 without the base model",
+    "shipped_macro_f1": "macro-F1 of the built-in classifier",
     "rules_macro_f1": "macro-F1 of the paper's rules, literally",
+    "repaired_rules_macro_f1": "macro-F1 of the rules, repaired",
+    "cartography_macro_f1": "macro-F1 of training dynamics alone (dataset cartography)",
     "ece": "expected calibration error",
+    "ece_equal_mass": "the same over bins of equal size",
     "precision_at_80_coverage": "precision on the most confident 80 %",
     "aurc": "area under the risk-coverage curve",
+    "named_share": "share of the samples that are given a cause",
+    "natural_agreement": "natural failures given a cause that a counterfactual training confirms",
 }
 """Scores that the benchmark reports, in the order of the card, and what they are; all 0-1."""
 
@@ -140,17 +147,41 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
     values = score_values(scores)
     if not values or scores is None:
         return "No scores were given with this card.\n"
-    rows = [[what, f"{values[name]:.3f}", _interval(scores[name])] for name, what in SCORES.items() if name in values]
-    lines = ["On worlds that it was not trained on:", "", *_table(["score (0-1)", "value", "95 % interval"], rows), ""]
-    verified = scores.get("verified")
-    if isinstance(verified, Mapping) and verified:
-        lines += [
-            "Samples whose cause was verified by a counterfactual training: "
-            + ", ".join(f"{name} {count}" for name, count in verified.items())
-            + ".",
-            "",
-        ]
+    intervals = _mapping(scores, "intervals")
+    rows = [
+        [what, f"{values[name]:.3f}", _interval(intervals.get(name, scores[name]))]
+        for name, what in SCORES.items()
+        if name in values
+    ]
+    lines = [_measured_on(scores), "", *_table(["score (0-1)", "median over worlds", "95 % interval"], rows), ""]
+    causes = [
+        [name, *(f"{_value(row.get(key)) or 0.0:.3f}" for key in ("precision", "recall", "f1")), row.get("true", "")]
+        for name, row in _mapping(scores, "per_cause").items()
+        if isinstance(row, Mapping)
+    ]
+    if causes:
+        lines += [*_table(["cause", "precision", "recall", "F1", "samples"], causes), ""]
+    verified = ", ".join(f"{name} {count}" for name, count in _mapping(scores, "verified").items())
+    if verified:
+        said = "Samples whose planted cause a counterfactual training verified, in the world with fewest"
+        lines += [f"{said}: {verified}.", ""]
     return "\n".join(lines)
+
+
+def _measured_on(scores: Mapping[str, Any]) -> str:
+    worlds = scores.get("worlds")
+    which = f" ({', '.join(map(str, worlds))})" if isinstance(worlds, list) and worlds else ""
+    if _mapping(scores, "trained_on"):
+        return (
+            f"Of classifiers that were trained in the same way with one family and its seeds left out, each family in "
+            f"turn, on worlds of that family{which}:"
+        )
+    return f"On worlds that it was not trained on{which}:"
+
+
+def _mapping(scores: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = scores.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _value(score: object) -> float | None:

@@ -8,9 +8,20 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from ilp_service.attribution.card import BEGIN, END, PROVENANCE, card, facts, provenance, put_into, score_values
+from ilp_service.attribution.card import (
+    BEGIN,
+    END,
+    PROVENANCE,
+    SCORES,
+    card,
+    facts,
+    provenance,
+    put_into,
+    score_values,
+)
 from ilp_service.attribution.registration import read_signals
 from ilp_service.benchmark import table as benchmark_table
+from ilp_service.benchmark.summary import MACRO_F1
 from ilp_service.errors import DataFormatError
 from tests.attribution.tables import CAUSES, signals_table
 
@@ -70,6 +81,23 @@ def test_scores_come_as_numbers_or_with_their_interval() -> None:
     assert "| expected calibration error | 0.031 | 0.020 to 0.050 |" in text
     assert "missing_knowledge 64" in text
     assert "seconds" not in text
+
+
+def test_it_shows_what_the_benchmark_reports() -> None:
+    assert set(MACRO_F1.values()) <= set(SCORES)
+    scores = {
+        "macro_f1": 0.9,
+        "intervals": {"macro_f1": {"value": 0.9, "low": 0.85, "high": 0.93, "worlds": 4}},
+        "per_cause": {"missing_knowledge": {"precision": 0.91, "recall": 0.82, "f1": 0.86, "true": 70}},
+        "trained_on": {"qwen2": ["llama-small-1"]},
+        "worlds": ["qwen2-small-100"],
+    }
+    text = card(signals_table(per_cause=2), scores)
+    assert "| macro-F1 over the causes | 0.900 | 0.850 to 0.930 |" in text
+    assert "| missing_knowledge | 0.910 | 0.820 | 0.860 | 70 |" in text
+    assert "one family and its seeds left out, each family in turn, on worlds of that family (qwen2-small-100):" in text
+    one = {**scores, "intervals": {"macro_f1": {"value": 0.9, "low": None, "high": None, "worlds": 1}}}
+    assert "| macro-F1 over the causes | 0.900 | not given |" in card(signals_table(per_cause=2), one)
 
 
 def test_only_the_made_part_of_a_page_is_replaced() -> None:
