@@ -105,7 +105,7 @@ def candidate_causes(
     Returns:
         One row a group, largest first (schema :data:`CANDIDATE_CAUSES`).
     """
-    unexplained = _unexplained(attributions, settings)
+    unexplained = unexplained_ids(attributions, settings)
     groups = find_groups(evidence.table, unexplained, seed)
     if not groups:
         return CANDIDATE_CAUSES.empty_table()
@@ -146,7 +146,8 @@ def told_briefly(candidates: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _unexplained(attributions: pa.Table, settings: AttributionSettings) -> frozenset[str]:
+def unexplained_ids(attributions: pa.Table, settings: AttributionSettings) -> frozenset[str]:
+    """The samples for which no cause is named, or none with enough confidence."""
     columns = (attributions[name].to_pylist() for name in ("sample_id", "cause", "confidence"))
     return frozenset(
         key

@@ -56,8 +56,8 @@ def find_groups(evidence: pa.Table, unexplained: Collection[str], seed: int = 0)
 
     The unexplained samples are clustered by density (HDBSCAN) in the space of :func:`signal_space`. A cluster is held
     back unless it has :data:`SMALLEST` members and its cohesion is at least :data:`LEAST_COHESION` and above that of
-    every cluster of its size or larger in :data:`CHANCE_RUNS` made-up tables, in which each coordinate of the
-    unexplained samples is permuted by itself: spread out as they are, with nothing in common. Cohesion counts the
+    every cluster of its size or larger in :data:`CHANCE_RUNS` made-up tables, in which each signal of the unexplained
+    samples is dealt out anew among them: the same values, with nothing in common. Cohesion counts the
     explained samples too, so a crowd in the midst of them, which is the border of a known cause, is no group.
 
     Of more than :data:`MOST_ROWS` samples as many are drawn and clustered; the others join by their nearest samples.
@@ -76,7 +76,8 @@ def find_groups(evidence: pa.Table, unexplained: Collection[str], seed: int = 0)
     ids = np.asarray(evidence["sample_id"].to_pylist(), dtype=object)
     wanted = frozenset(unexplained)
     is_open = np.array([key in wanted for key in ids], dtype=np.bool_)
-    points = signal_space(evidence)
+    space = signal_space(evidence)
+    points = space.points
     if is_open.sum() < SMALLEST or not points.shape[1]:
         return []
     rng = np.random.default_rng(seed)
@@ -84,9 +85,8 @@ def find_groups(evidence: pa.Table, unexplained: Collection[str], seed: int = 0)
     found = _clusters(points[drawn], is_open[drawn])
     if not found:
         return []
-    chance = [
-        cluster for _ in range(CHANCE_RUNS) for cluster in _clusters(*_permuted(points[drawn], is_open[drawn], rng))
-    ]
+    made_up = (space.permuted(drawn, is_open[drawn], rng) for _ in range(CHANCE_RUNS))
+    chance = [cluster for table in made_up for cluster in _clusters(table, is_open[drawn])]
     groups = []
     for cluster in found:
         by_chance = max((other.cohesion for other in chance if other.size >= cluster.size), default=0.0)
@@ -97,22 +97,49 @@ def find_groups(evidence: pa.Table, unexplained: Collection[str], seed: int = 0)
     return sorted(groups, key=lambda group: (-len(group.members), group.members[0]))
 
 
-def signal_space(evidence: pa.Table) -> Array:
-    """The samples as points whose distance says how differently the causes see them.
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Samples as points whose distance says how differently the causes see them.
+
+    Attributes:
+        columns: Weighed ranks, shape ``(rows, columns)``.
+        signals: Number of the signal that each column belongs to.
+        axes: Principal components, shape ``(columns, components)``.
+    """
+
+    columns: Array
+    signals: Places
+    axes: Array
+
+    @property
+    def points(self) -> Array:
+        """Shape ``(rows, components)``."""
+        return np.asarray(self.columns @ self.axes, dtype=np.float64)
+
+    def permuted(self, rows: Places, is_open: Mask, rng: np.random.Generator) -> Array:
+        """Points of these rows with each signal of the open ones dealt out anew among them."""
+        columns = self.columns[rows]
+        places = np.flatnonzero(is_open)
+        for signal in np.unique(self.signals):
+            own = np.flatnonzero(self.signals == signal)
+            columns[np.ix_(places, own)] = columns[np.ix_(rng.permutation(places), own)]
+        return np.asarray(columns @ self.axes, dtype=np.float64)
+
+
+def signal_space(evidence: pa.Table) -> Space:
+    """Put the samples into one space.
 
     Every number signal is replaced by its rank, so that no unit and no outlier matters; one that is the same
-    everywhere is dropped. A missing value lies in the middle, and whether it is missing is a coordinate of its own.
+    everywhere is dropped. A missing value lies in the middle, and whether it is missing is a column of its own.
     All signals of a cause together weigh as much as those of any other. Principal components keep what varies most.
-
-    Returns:
-        Array of shape ``(rows, components)``, rows in the table's order.
     """
     from scipy.stats import rankdata
     from sklearn.decomposition import PCA
 
     columns: list[Array] = []
     owners: list[str] = []
-    for field in evidence.schema:
+    signals: list[int] = []
+    for number, field in enumerate(evidence.schema):
         if "." not in field.name or not pa.types.is_floating(field.type):
             continue
         values = evidence[field.name].combine_chunks().to_numpy(zero_copy_only=False).astype(np.float64)
@@ -123,15 +150,18 @@ def signal_space(evidence: pa.Table) -> Array:
             ranks[known] -= ranks[known].mean()
             columns.append(ranks)
             owners.append(cause_of(field.name))
+            signals.append(number)
         if known.any() and not known.all():
             columns.append(known - known.mean())
             owners.append(cause_of(field.name))
+            signals.append(number)
     if not columns:
-        return np.zeros((evidence.num_rows, 0))
+        return Space(np.zeros((evidence.num_rows, 0)), np.zeros(0, dtype=np.int64), np.zeros((0, 0)))
     spread = {name: sum(c.var() for c, o in zip(columns, owners, strict=True) if o == name) for name in set(owners)}
     weighed = np.stack([c / np.sqrt(spread[o]) for c, o in zip(columns, owners, strict=True)], axis=1)
     components = min(_DIMENSIONS, *weighed.shape)
-    return np.asarray(PCA(components, svd_solver="full").fit_transform(weighed), dtype=np.float64)
+    axes = PCA(components, svd_solver="full").fit(weighed).components_.T
+    return Space(weighed, np.array(signals, dtype=np.int64), np.asarray(axes, dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +193,6 @@ def _clusters(points: Array, is_open: Mask) -> list[_Cluster]:
         members = np.flatnonzero(labels == label)
         found.append(_Cluster(members, float((labels[nearest[members]] == label).mean())))
     return found
-
-
-def _permuted(points: Array, is_open: Mask, rng: np.random.Generator) -> Array:
-    """The points with each coordinate of the open rows permuted by itself."""
-    copy = points.copy()
-    copy[is_open] = rng.permuted(points[is_open], axis=0)
-    return copy
 
 
 def _with_the_undrawn(points: Array, drawn: Places, is_open: Mask, members: Places) -> Places:
