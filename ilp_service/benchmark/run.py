@@ -129,7 +129,7 @@ def run_benchmark(plan: Plan, causes: Sequence[Cause], steps: Steps, say: Say) -
     training = [examined[place] for place in sorted(plan.training)]
     crossed = cross(training, held_out, causes, Settings().attribution, say, seed=plan.seed)
     scores = scores_of(crossed, held_out, plan.seed)
-    report = report_of(crossed, scores, held_out, plan.seed)
+    report = report_of(crossed, scores, training, held_out, plan.seed)
     report["seconds"] = round(time.monotonic() - started, 1)
     report["seconds_building"] = {
         world.findings.built.name: round(sum(v for k, v in world.findings.built.facts.items() if "seconds" in k), 1)

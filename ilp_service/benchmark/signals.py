@@ -86,17 +86,19 @@ def labelled_signals(findings: Findings, labels: pa.Table) -> pa.Table:
     labelled = table.append_column("cause", pa.array(truth, pa.string()))
     labelled = labelled.filter(labelled["cause"].is_valid())
     rows = labelled.num_rows
-    keys = [pa.field(name, pa.string()) for name in ("world", "family", "sample_id", "cause")]
-    # With unit and direction, which the classifier's training looks at.
-    signals = [labelled.schema.field(name).with_type(pa.float64()) for name in number_signals(labelled)]
-    arrays = {
+    keys = {
         "world": pa.array([built.name] * rows, pa.string()),
         "family": pa.array([built.family] * rows, pa.string()),
         "sample_id": labelled["sample_id"],
         "cause": labelled["cause"],
-        **{field.name: labelled[field.name].cast(pa.float64()) for field in signals},
     }
-    return pa.table(arrays, schema=pa.schema([*keys, *signals]))
+    made = pa.table(keys)
+    for name in number_signals(labelled):
+        # Unit, direction and meaning go with the numbers: the classifier asks which way a signal speaks.
+        made = made.append_column(
+            labelled.schema.field(name).with_type(pa.float64()), labelled[name].cast(pa.float64())
+        )
+    return made
 
 
 def number_signals(evidence: pa.Table) -> list[str]:

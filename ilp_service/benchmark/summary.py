@@ -22,6 +22,7 @@ from ilp_service.benchmark.crossing import (
     Crossed,
     Examined,
 )
+from ilp_service.benchmark.leaks import MarkedRows, leak_scores
 from ilp_service.benchmark.metrics import per_cause
 from ilp_service.benchmark.plants import CAUSES, INCONSISTENT
 from ilp_service.benchmark.predictions import Score, left_in, score
@@ -57,9 +58,21 @@ def scores_of(crossed: Crossed, held_out: Sequence[Examined], seed: int = 0) -> 
 
 
 def report_of(
-    crossed: Crossed, scores: Mapping[str, Score], held_out: Sequence[Examined], seed: int = 0
+    crossed: Crossed,
+    scores: Mapping[str, Score],
+    training: Sequence[Examined],
+    held_out: Sequence[Examined],
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Every figure, ready for JSON; a figure over worlds is their median, its interval under ``intervals``."""
+    """Every figure, ready for JSON; a figure over worlds is their median, its interval under ``intervals``.
+
+    Args:
+        crossed: What every method said.
+        scores: The score of each.
+        training: Worlds that were trained on.
+        held_out: Worlds that were scored.
+        seed: Of the bootstrap.
+    """
     labels = pa.concat_tables([world.labels for world in held_out], promote_options="default")
     ours = scores[CLASSIFIER]
     summaries = {name: scores[method].summary["macro_f1"] for method, name in MACRO_F1.items() if method in scores}
@@ -83,6 +96,7 @@ def report_of(
             )
             for family in families
         },
+        "leaks": leak_scores([marked(world) for world in training], [marked(world) for world in held_out]),
         "verdicts": verdict_counts(labels),
         "learned_controls_attributed": learned_controls(crossed.predictions[CLASSIFIER], held_out),
         "natural_labelled": ours.natural,
@@ -100,6 +114,20 @@ def report_of(
         "trained_on": {family: list(worlds) for family, worlds in crossed.trained_on.items()},
         "worlds": [world.findings.built.name for world in held_out],
     }
+
+
+def marked(world: Examined) -> MarkedRows:
+    """The rows of a world's data file, with the cause of each whose label holds alone."""
+    samples = world.findings.study.samples
+    blocks = dict(zip(*(world.findings.truth[name].to_pylist() for name in ("sample_id", "block")), strict=True))
+    columns = (world.labels[name].to_pylist() for name in ("sample_id", "causes", "verdict"))
+    held = {key: causes[0] for key, causes, verdict in zip(*columns, strict=True) if verdict == "verified"}
+    return MarkedRows(
+        [sample.prompt for sample in samples],
+        [sample.response for sample in samples],
+        [blocks[sample.sample_id] for sample in samples],
+        [held.get(sample.sample_id) for sample in samples],
+    )
 
 
 def verified(held_out: Sequence[Examined]) -> dict[str, int]:
@@ -150,6 +178,8 @@ def readable(report: Mapping[str, Any]) -> str:
         for arm, row in report["recovery"].items():
             cells = "".join(f"{row[cause]:>14.2f}" if cause in row else f"{'-':>14}" for cause in CAUSES)
             lines.append(f"{arm:<{width}}{cells}")
+    leaks = ", ".join(f"{kind} {value:.2f}" for kind, value in report["leaks"].items())
+    lines += ["", f"macro-F1 of a classifier that sees one kind of mark of the data file alone: {leaks}"]
     named = report["learned_controls_attributed"]
     lines += ["", f"{report['natural_labelled']} natural failures have a label; {named} learned controls were named."]
     return "\n".join(lines)
