@@ -33,6 +33,7 @@ ESTIMATOR = "model.skops"
 EXTRA = "extra_files"
 """Where MLflow puts files that go with a model, below the model's folder."""
 
+_PARTS = ("classifier", "check", "signals", "libraries")
 _LIBRARIES = ("scikit-learn", "skops", "numpy")
 _SHARES = (-0.2, 0.0, 0.25, 0.5, 0.75, 1.0)
 _TOLERANCE = 1e-9
@@ -142,15 +143,15 @@ def _answers(meta: MetaClassifier) -> Array:
 
 
 def _check(meta: MetaClassifier, facts: Mapping[str, Any]) -> None:
-    expected = _decoded(facts["check"])
     try:
+        expected = np.asarray(_decoded(facts["check"]), dtype=np.float64)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = _answers(meta)
     # Whatever an estimator that does not fit its description raises.
     except Exception as error:
         raise SourceUnreadableError(f"Its estimator cannot be asked: {_first_line(error)}") from error
-    if found.shape != np.shape(expected) or not np.allclose(found, expected, rtol=0, atol=_TOLERANCE, equal_nan=True):
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=_TOLERANCE, equal_nan=True):
         saved = ", ".join(f"{name} {value}" for name, value in facts.get("libraries", {}).items())
         here = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
         raise SourceUnreadableError(
@@ -182,21 +183,23 @@ def _estimator(data: bytes, trusted: Sequence[str]) -> Any:  # noqa: ANN401 - sc
 def _facts(text: bytes) -> dict[str, Any]:
     try:
         facts = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceUnreadableError(f"{FACTS} is no JSON: {_first_line(error)}") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else type(facts).__name__
         raise SourceUnreadableError(f"{FACTS} has format {found!r}, this version reads {FORMAT}; register it anew.")
-    missing = [name for name in ("classifier", "check", "signals") if name not in facts]
-    if missing:
-        raise SourceUnreadableError(f"{FACTS} has no {missing[0]!r}; register it anew.")
+    wrong = [name for name in _PARTS if not isinstance(facts.get(name), dict)]
+    if wrong or not isinstance(facts["signals"].get("provenance"), dict):
+        raise SourceUnreadableError(
+            f"{FACTS} has no {(*wrong, 'provenance')[0]!r} that is an object; register it anew."
+        )
     return facts
 
 
 def _assembled(estimator: Any, facts: Mapping[str, Any]) -> MetaClassifier:  # noqa: ANN401 - scikit-learn has no types
     wanted = {field.name for field in fields(MetaClassifier)} - {"estimator"}
     found = facts["classifier"]
-    if not isinstance(found, dict) or set(found) != wanted:
+    if set(found) != wanted:
         raise SourceUnreadableError(
             f"{FACTS} describes a classifier of another version of ilp ({facts.get('ilp_service')}, here "
             f"{__version__}); register it anew with 'ilp classifier register'."

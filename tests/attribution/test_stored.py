@@ -84,6 +84,14 @@ def test_a_classifier_of_nothing_is_restored_too(workplace: Path) -> None:
     [
         (lambda facts: facts.update(format=99), "format 99"),
         (lambda facts: facts.pop("check"), "has no 'check'"),
+        (lambda facts: facts.update(check={}), "cannot be asked"),
+        (lambda facts: facts.update(check=[1]), "has no 'check'"),
+        (lambda facts: facts.update(signals={"provenance": 3}), "has no 'provenance'"),
+        (
+            lambda facts: facts["classifier"].update(low={"array": ["x"], "dtype": "float64", "shape": [1]}),
+            "understood",
+        ),
+        (lambda facts: facts["classifier"].update(features=["same"] * 24), "cannot be asked|do not belong"),
         (lambda facts: facts["classifier"].pop("low"), "another version of ilp"),
         (lambda facts: facts["classifier"].update(depth=3), "another version of ilp"),
         (lambda facts: facts["classifier"].update(causes=["other"]), "do not belong together"),
