@@ -42,7 +42,7 @@ TRAJECTORY_SIGNALS = (
 )
 """Signals of the other built-in causes that need one."""
 
-_NEAR_MISS_SHARE = 0.25
+_NEAR_MISS_SHARE = 0.125
 """Near misses for every row of the table, at most."""
 _TRIES = 3
 _TAIL = 0.05
@@ -174,12 +174,15 @@ class Augmenter:
                     continue
                 count = max(1, round(_NEAR_MISS_SHARE * here.sum() / len(self._blocks)))
                 tries = _TRIES * count
-                mixed = rows[self._rng.choice(np.flatnonzero(here & (labels == cause)), size=tries)]
-                donors = rows[self._rng.choice(others, size=tries)]
+                first = rows[self._rng.choice(np.flatnonzero(here & (labels == cause)), size=tries)]
+                second = rows[self._rng.choice(others, size=tries)]
                 levels = self._rng.random(tries)[:, None]
                 swapped = together[self._rng.choice(block, size=tries)] >= levels
-                mixed = np.where(swapped, donors, mixed)
-                missed = mixed[_outside(mixed[:, block], low, high) > most][:count]
+                mixed = np.where(swapped, second, first)
+                differ = (first != second) & ~(np.isnan(first) & np.isnan(second))
+                # Else it would be one of the two samples, whose cause is known.
+                between = (differ & swapped).any(axis=1) & (differ & ~swapped).any(axis=1)
+                missed = mixed[between & (_outside(mixed[:, block], low, high) > most)][:count]
                 made.append(missed)
                 origins.append(np.full(len(missed), world))
         return np.concatenate(made), np.concatenate(origins)
