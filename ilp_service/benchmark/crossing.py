@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ilp_service.attribution.attribute import attribute
-from ilp_service.attribution.meta import MetaClassifier, builtin_meta, train_meta
+from ilp_service.attribution.meta import builtin_meta, train_meta
 from ilp_service.benchmark.ablations import (
     FEWER_SIGNALS,
     evidence_without,
@@ -23,11 +23,11 @@ from ilp_service.benchmark.ablations import (
 from ilp_service.benchmark.baselines import paper_rules, predictions_of, repaired_rules
 from ilp_service.benchmark.cartography import train_cartographer
 from ilp_service.benchmark.label_quality import label_issues
+from ilp_service.benchmark.left_out import left_out
 from ilp_service.benchmark.signals import Findings, labelled_signals
 from ilp_service.errors import SettingsError
-from ilp_service.evidence.collection import Evidence
 from ilp_service.plugin import Cause
-from ilp_service.settings import AttributionSettings
+from ilp_service.settings import Settings
 
 Say = Callable[[str], None]
 
@@ -48,28 +48,51 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
-class Crossed:
-    """What came out.
+class Fold:
+    """What came out when one family was left out.
 
     Attributes:
-        predictions: One table a method, all held-out worlds, ordered by world and in the order of the diagnosis.
-        trained_on: Names of the training worlds, by the family that was left out.
+        trained_on: Names of the training worlds.
+        predictions: One table a method, worlds in the order of their names, samples in that of the diagnosis.
+        unmeasured: Causes that an ablation cannot measure, by the name of the ablation.
+        unknown: What became of the samples of a cause that training and diagnosis do not know
+            (:func:`ilp_service.benchmark.left_out.left_out`).
+    """
+
+    trained_on: tuple[str, ...]
+    predictions: Mapping[str, pa.Table]
+    unmeasured: Mapping[str, tuple[str, ...]]
+    unknown: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """What came out when each family was left out in turn.
+
+    Attributes:
+        folds: By the family that was left out.
+        predictions: One table a method, all held-out worlds.
         unmeasured: Causes that an ablation cannot measure, by the name of the ablation.
     """
 
+    folds: Mapping[str, Fold]
     predictions: Mapping[str, pa.Table]
-    trained_on: Mapping[str, tuple[str, ...]]
     unmeasured: Mapping[str, tuple[str, ...]]
+
+
+Keep = Callable[[str, Sequence[Examined], Sequence[Examined], Callable[[], Fold]], Fold]
+"""Given the family, what it was trained on and what is held out: the fold, computed or kept from before."""
 
 
 def cross(
     training: Sequence[Examined],
     held_out: Sequence[Examined],
     causes: Sequence[Cause],
-    settings: AttributionSettings,
+    settings: Settings,
     say: Say,
     *,
     seed: int = 0,
+    keep: Keep | None = None,
 ) -> Crossed:
     """Leave each family of the held-out worlds out in turn, and collect what every method says of its worlds.
 
@@ -77,43 +100,82 @@ def cross(
         training: Worlds that may be trained on.
         held_out: Worlds that are scored.
         causes: The causes whose evidence was collected.
-        settings: When a cause is named.
+        settings: ``attribution`` decides when a cause is named.
         say: Takes one line of progress for people.
         seed: Of every classifier.
+        keep: Keeps folds from run to run.
 
     Raises:
         SettingsError: Fewer than two worlds are left to train on when a family is left out.
     """
-    found: dict[str, list[pa.Table]] = {}
-    trained_on: dict[str, tuple[str, ...]] = {}
-    lacking: dict[str, tuple[str, ...]] = {}
-    for family in dict.fromkeys(world.findings.built.family for world in held_out):
-        worlds = [world for world in held_out if world.findings.built.family == family]
-        others = others_of(training, worlds)
-        trained_on[family] = tuple(world.findings.built.name for world in others)
-        say(f"{family} is left out; trained on {', '.join(trained_on[family])}")
-        metas = _classifiers(others, seed)
-        forest = train_cartographer([(world.findings, world.labels) for world in others], seed)
-        for world in worlds:
-            name, evidence = world.findings.built.name, world.findings.evidence
-            said = {method: _attributed(name, evidence, causes, meta, settings) for method, meta in metas.items()}
-            for method, less in evidence_without(world.findings.study, causes).items():
-                said[method] = _attributed(name, less, causes, metas[CLASSIFIER], settings)
-                lacking[method] = unmeasured(less)
-            said[SHIPPED] = _attributed(name, evidence, causes, builtin_meta(), settings)
-            attributions = attribute(evidence, causes, metas[CLASSIFIER], settings)
-            said[PAPER_RULES] = paper_rules(name, attributions)
-            said[REPAIRED_RULES] = repaired_rules(name, evidence.table)
-            said[CARTOGRAPHY] = forest.predict(world.findings)
-            said[LABEL_ISSUES] = label_issues(world.findings, seed)
-            for method, table in said.items():
-                found.setdefault(method, []).append(table)
-            say(f"{name}: {len(said)} methods asked")
-    whole = {
-        method: pa.concat_tables(sorted(tables, key=lambda table: _name_of(table)), promote_options="default")
-        for method, tables in found.items()
+    folds: dict[str, Fold] = {}
+    for family in sorted({world.findings.built.family for world in held_out}):
+        worlds = sorted((w for w in held_out if w.findings.built.family == family), key=_name)
+        others = sorted(others_of(training, worlds), key=_name)
+        say(f"{family} is left out; trained on {', '.join(map(_name, others))}")
+
+        def compute(others: list[Examined] = others, worlds: list[Examined] = worlds) -> Fold:
+            return cross_one(others, worlds, causes, settings, say, seed=seed)
+
+        folds[family] = compute() if keep is None else keep(family, others, worlds, compute)
+    methods = dict.fromkeys(method for fold in folds.values() for method in fold.predictions)
+    predictions = {
+        method: pa.concat_tables(
+            [fold.predictions[method] for fold in folds.values()], promote_options="default"
+        ).replace_schema_metadata()
+        for method in methods
     }
-    return Crossed(whole, trained_on, lacking)
+    unmeasured = {name: lacking for fold in folds.values() for name, lacking in fold.unmeasured.items()}
+    return Crossed(folds, predictions, unmeasured)
+
+
+def cross_one(
+    others: Sequence[Examined],
+    worlds: Sequence[Examined],
+    causes: Sequence[Cause],
+    settings: Settings,
+    say: Say,
+    *,
+    seed: int = 0,
+) -> Fold:
+    """Train every method on some worlds and ask it about others.
+
+    Args:
+        others: Worlds to train on.
+        worlds: Worlds to ask about.
+        causes: The causes whose evidence was collected.
+        settings: ``attribution`` decides when a cause is named.
+        say: Takes one line of progress for people.
+        seed: Of every classifier.
+    """
+    found: dict[str, list[pa.Table]] = {}
+    lacking: dict[str, tuple[str, ...]] = {}
+    table = training_table(others)
+    metas = {CLASSIFIER: train_meta(table, seed)}
+    for name, signals in FEWER_SIGNALS.items():
+        metas[name] = train_meta(without_signals(table, signals), seed)
+    forest = train_cartographer([(world.findings, world.labels) for world in others], seed)
+    for world in worlds:
+        name, evidence = _name(world), world.findings.evidence
+        attributions = {
+            method: attribute(evidence, causes, meta, settings.attribution) for method, meta in metas.items()
+        }
+        attributions[SHIPPED] = attribute(evidence, causes, builtin_meta(), settings.attribution)
+        for method, less in evidence_without(world.findings.study, causes).items():
+            attributions[method] = attribute(less, causes, metas[CLASSIFIER], settings.attribution)
+            lacking[method] = unmeasured(less)
+        said = {method: predictions_of(name, table) for method, table in attributions.items()}
+        said[PAPER_RULES] = paper_rules(name, attributions[CLASSIFIER])
+        said[REPAIRED_RULES] = repaired_rules(name, evidence.table)
+        said[CARTOGRAPHY] = forest.predict(world.findings)
+        said[LABEL_ISSUES] = label_issues(world.findings, seed)
+        for method, predictions in said.items():
+            found.setdefault(method, []).append(predictions)
+        say(f"{name}: {len(said)} methods asked")
+    pairs = [(world.findings.evidence, world.labels) for world in worlds]
+    unknown = left_out(table, pairs, causes, settings, seed)
+    whole = {method: pa.concat_tables(tables, promote_options="default") for method, tables in found.items()}
+    return Fold(tuple(map(_name, others)), whole, lacking, unknown)
 
 
 def others_of(training: Sequence[Examined], held_out: Sequence[Examined]) -> list[Examined]:
@@ -144,19 +206,5 @@ def training_table(worlds: Sequence[Examined]) -> pa.Table:
     return table.sort_by([("world", "ascending"), ("sample_id", "ascending")])
 
 
-def _classifiers(worlds: Sequence[Examined], seed: int) -> dict[str, MetaClassifier]:
-    table = training_table(worlds)
-    metas = {CLASSIFIER: train_meta(table, seed)}
-    for name, signals in FEWER_SIGNALS.items():
-        metas[name] = train_meta(without_signals(table, signals), seed)
-    return metas
-
-
-def _attributed(
-    world: str, evidence: Evidence, causes: Sequence[Cause], meta: MetaClassifier, settings: AttributionSettings
-) -> pa.Table:
-    return predictions_of(world, attribute(evidence, causes, meta, settings))
-
-
-def _name_of(table: pa.Table) -> str:
-    return str(pc.min(table["world"]).as_py() or "")
+def _name(world: Examined) -> str:
+    return world.findings.built.name

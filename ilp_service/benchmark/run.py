@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ilp_service.benchmark.crossing import CLASSIFIER, PAPER_RULES, Examined, cross
 from ilp_service.benchmark.families import FAMILIES
+from ilp_service.benchmark.folds import kept_in
 from ilp_service.benchmark.handed_in import LABELS_FILE
 from ilp_service.benchmark.plots import plot_reliability, plot_risk_coverage
 from ilp_service.benchmark.recipe import BuiltWorld, build_world
@@ -127,7 +128,9 @@ def run_benchmark(plan: Plan, causes: Sequence[Cause], steps: Steps, say: Say) -
         examined[place] = steps.examine(built, steps.label(built))
     held_out = [examined[place] for place in sorted(plan.held_out)]
     training = [examined[place] for place in sorted(plan.training)]
-    crossed = cross(training, held_out, causes, Settings().attribution, say, seed=plan.seed)
+    settings = Settings()
+    keep = kept_in(plan.out / "folds", causes, settings, plan.seed)
+    crossed = cross(training, held_out, causes, settings, say, seed=plan.seed, keep=keep)
     scores = scores_of(crossed, held_out, plan.seed)
     report = report_of(crossed, scores, training, held_out, plan.seed)
     report["seconds"] = round(time.monotonic() - started, 1)

@@ -22,6 +22,7 @@ from ilp_service.benchmark.crossing import (
     Crossed,
     Examined,
 )
+from ilp_service.benchmark.intervals import summarise
 from ilp_service.benchmark.leaks import MarkedRows, leak_scores
 from ilp_service.benchmark.metrics import per_cause
 from ilp_service.benchmark.plants import CAUSES, INCONSISTENT
@@ -111,9 +112,21 @@ def report_of(
         "confusion": ours.public()["confusion"],
         "methods": {method: found.public() for method, found in scores.items()},
         "not_measurable": {name: list(causes) for name, causes in crossed.unmeasured.items()},
-        "trained_on": {family: list(worlds) for family, worlds in crossed.trained_on.items()},
+        "unknown_causes": unknown_causes(crossed),
+        "unknown_by_family": {family: fold.unknown for family, fold in crossed.folds.items()},
+        "trained_on": {family: list(fold.trained_on) for family, fold in crossed.folds.items()},
         "worlds": [world.findings.built.name for world in held_out],
     }
+
+
+def unknown_causes(crossed: Crossed) -> dict[str, dict[str, Any]]:
+    """Share of a cause's samples that stay unattributed when nobody knows the cause: median of worlds."""
+    shares: dict[str, list[float]] = {}
+    for fold in crossed.folds.values():
+        for cause, row in fold.unknown["causes"].items():
+            shares.setdefault(cause, []).extend(row["by_world"].values())
+    found = {cause: summarise(values) for cause, values in shares.items()}
+    return {cause: summary.public() for cause, summary in found.items() if summary is not None}
 
 
 def marked(world: Examined) -> MarkedRows:
@@ -178,6 +191,9 @@ def readable(report: Mapping[str, Any]) -> str:
         for arm, row in report["recovery"].items():
             cells = "".join(f"{row[cause]:>14.2f}" if cause in row else f"{'-':>14}" for cause in CAUSES)
             lines.append(f"{arm:<{width}}{cells}")
+    if report["unknown_causes"]:
+        lines += ["", "share of a cause's samples that stay unattributed when nobody knows the cause"]
+        lines += [_line(cause, row) for cause, row in report["unknown_causes"].items()]
     leaks = ", ".join(f"{kind} {value:.2f}" for kind, value in report["leaks"].items())
     lines += ["", f"macro-F1 of a classifier that sees one kind of mark of the data file alone: {leaks}"]
     named = report["learned_controls_attributed"]

@@ -40,24 +40,26 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[pa.Table]:
 
     monkeypatch.setattr(crossing, "train_meta", train)
     monkeypatch.setattr(crossing, "builtin_meta", untrained_meta)
+    monkeypatch.setattr(crossing, "left_out", lambda *_: {"causes": {FORGOTTEN: {"by_world": {"w": 0.75}}}})
     return seen
 
 
 def crossed(training: list[Examined], held_out: list[Examined]) -> Crossed:
-    return cross(training, held_out, causes(), Settings().attribution, lambda _line: None)
+    return cross(training, held_out, causes(), Settings(), lambda _line: None)
 
 
 def test_family_and_seeds_of_what_is_measured_are_in_no_training(
     training: list[Examined], held_out: list[Examined], tables: list[pa.Table]
 ) -> None:
     found = crossed(training, held_out)
-    assert found.trained_on == {
-        "qwen2": ("llama-small-1", "olmo2-small-2", "llama-small-4"),
-        "llama": ("qwen2-small-0", "olmo2-small-2"),
+    trained_on = {family: fold.trained_on for family, fold in found.folds.items()}
+    assert trained_on == {
+        "llama": ("olmo2-small-2", "qwen2-small-0"),
+        "qwen2": ("llama-small-1", "llama-small-4", "olmo2-small-2"),
     }
     assert len(tables) == 2 * (1 + len(FEWER_SIGNALS))
-    for table, family in zip(tables, ["qwen2"] * 3 + ["llama"] * 3, strict=True):
-        assert set(table["world"].to_pylist()) == set(found.trained_on[family])
+    for table, family in zip(tables, ["llama"] * 3 + ["qwen2"] * 3, strict=True):
+        assert set(table["world"].to_pylist()) == set(trained_on[family])
     assert set(ORDER) <= set(tables[0].column_names)
     for table, signals in zip(tables[1:3], FEWER_SIGNALS.values(), strict=True):
         assert set(tables[0].column_names) - set(table.column_names) == set(signals)
@@ -81,6 +83,7 @@ def test_every_method_is_asked_about_every_unlearned_sample_and_the_report_is_wh
     assert report["repaired_rules_macro_f1"] == 1.0
     assert set(report["verified"].values()) == {EACH}
     assert report["learned_controls_attributed"] == 0
+    assert report["unknown_causes"][FORGOTTEN]["value"] == 0.75
     assert report["recovery"][f"arm_{FORGOTTEN}"][FORGOTTEN] == 1.0
     assert set(report["leaks"]) == {"order", "rarity", "duplication"}
     assert set(report["not_measurable"]) == {NO_TRAJECTORY, NO_BASE}

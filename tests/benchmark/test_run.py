@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +35,7 @@ def _rules_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(crossing, "train_meta", train)
     monkeypatch.setattr(crossing, "builtin_meta", untrained_meta)
+    monkeypatch.setattr(crossing, "left_out", lambda *_: {"causes": {}})
 
 
 def made_steps(asked: Counter[Place] | None = None) -> Steps:
@@ -130,6 +133,28 @@ def test_the_same_run_gives_the_same_figures(tmp_path: Path) -> None:
     for path in files[0]:
         if path.suffix in (".svg", ".parquet"):
             assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
+
+
+def test_what_was_said_is_kept_until_a_label_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    cross_one = crossing.cross_one
+
+    def counted(others: Sequence[Examined], *rest: Any, **options: Any) -> crossing.Fold:  # noqa: ANN401
+        calls.append(len(others))
+        return cross_one(others, *rest, **options)
+
+    monkeypatch.setattr(crossing, "cross_one", counted)
+    first = run_benchmark(plan(tmp_path), causes(), made_steps(), lambda _line: None)
+    again = run_benchmark(plan(tmp_path), causes(), made_steps(), lambda _line: None)
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
+    assert len(calls) == 2
+    steps = made_steps()
+    fewer = Steps(steps.build, lambda built: steps.label(built).slice(built.seed == 0), steps.examine)
+    changed = Steps(
+        fewer.build, fewer.label, lambda built, labels: Examined(steps.examine(built, labels).findings, labels)
+    )
+    run_benchmark(plan(tmp_path), causes(), changed, lambda _line: None)
+    assert len(calls) == 3
 
 
 def test_json_is_one_object_on_stdout_and_progress_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
