@@ -20,7 +20,7 @@ KEYS = [
     "run_id", "model", "base", "samples", "unlearned", "unlearned_rate", "causes", "unattributed", "not_measurable",
     "quarantined", "seconds", "artifacts",
 ]  # fmt: skip
-TABLES = ("evaluation", "evidence", "attributions", "options", "quarantine")
+TABLES = ("evaluation", "evidence", "attributions", "candidate_causes", "options", "quarantine")
 
 
 def tables(artifacts: dict[str, str]) -> dict[str, list[dict[str, object]]]:

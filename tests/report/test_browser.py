@@ -116,6 +116,23 @@ def test_nothing_sticks_out_at_either_width(page: Page, report: str, width: int)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize("width", [400, 1400])
+def test_groups_fit_at_either_width(page: Page, tmp_path: Path, width: int) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(render_report(report_input(hostile=True, groups=True)), encoding="utf-8")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(file.as_uri())
+    groups = page.locator(".groups > article")
+    expect(groups).to_have_count(2)
+    for group in groups.all():
+        box = group.bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] < box["x"] + box["width"] <= width
+        assert group.evaluate("node => node.scrollWidth <= node.clientWidth + 1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("window.harmed") is None
+
+
 def test_everything_has_a_name_for_those_who_do_not_see_it(page: Page, report: str) -> None:
     page.goto(report)
     page.locator(".toggle").first.click()

@@ -137,3 +137,34 @@ def test_subsets_add_up_and_the_worst_come_first() -> None:
     assert more == 0
     assert sum(figure.samples for figure in figures) == given_.evaluation.num_rows
     assert [f.unlearned for f in figures] == sorted((f.unlearned for f in figures), reverse=True)
+
+
+def test_groups_that_may_be_causes_are_shown_with_what_sets_them_apart() -> None:
+    given_ = report_input(groups=True)
+    html = render_report(given_)
+    part = html[html.index("groups that may be causes of their own") : html.index('id="samples"')]
+    for told in (
+        "Group 1: 9 samples",
+        "50 % of the unattributed",
+        "8.7 are in the group",
+        "rarity",
+        "emberbond",
+        "a part",
+    ):
+        assert told in part
+    by_id = {sample.sample_id: sample for sample in given_.samples}
+    for key in given_.candidates["examples"][0].as_py():
+        assert by_id[key].response in part
+    assert "groups that may be causes of their own" not in render_report(report_input())
+
+
+def test_hostile_text_in_groups_stays_text() -> None:
+    html = render_report(report_input(hostile=True, groups=True))
+    assert html.count("<script") == html.count("</script>") == 2
+    assert "<img" not in html
+
+
+def test_more_groups_than_fit_are_said() -> None:
+    given_ = report_input(groups=True)
+    many = pa.concat_tables([given_.candidates] * 6)
+    assert "4 smaller groups are in candidate_causes.parquet" in render_report(replace(given_, candidates=many))

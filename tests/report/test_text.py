@@ -32,3 +32,11 @@ def test_control_characters_never_reach_the_terminal() -> None:
     summary["details"] = {"plugin_failures": {"\x1b[31mred": "\x07bell"}}
     assert "\x1b" not in summary_text(summary)
     assert "\x07" not in summary_text(summary)
+
+
+def test_groups_of_unattributed_samples_are_one_line() -> None:
+    text = summary_text(report_input(50, 20, groups=True).summary)
+    (line,) = [line for line in text.splitlines() if "causes of their own" in line]
+    assert line.startswith("2 groups of unattributed samples")
+    assert "9, 9 samples" in line
+    assert "causes of their own" not in summary_text(report_input(50, 20).summary)
