@@ -136,13 +136,10 @@ def benchmark(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
 def score(predictions: Path, folder: Path, as_json: bool) -> None:
     """Score PREDICTIONS, a parquet file with the columns world, sample_id, cause and confidence."""
-    from ilp_service.benchmark.handed_in import read_labels, read_samples_of
     from ilp_service.benchmark.predictions import score as score_predictions
     from ilp_service.benchmark.summary import readable_score
 
-    labels = read_labels(folder)
-    others = frozenset(read_samples_of(folder, labels["world"].to_pylist()))
-    found = score_predictions(predictions, labels, others=others)
+    found = score_predictions(predictions, folder)
     click.echo(json.dumps(found.public()) if as_json else readable_score(found))
 
 

@@ -22,7 +22,7 @@ from ilp_service.benchmark.ablations import (
 )
 from ilp_service.benchmark.baselines import paper_rules, predictions_of, repaired_rules
 from ilp_service.benchmark.cartography import train_cartographer
-from ilp_service.benchmark.label_quality import label_issues
+from ilp_service.benchmark.label_quality import installed, label_issues
 from ilp_service.benchmark.left_out import left_out
 from ilp_service.benchmark.signals import Findings, labelled_signals
 from ilp_service.errors import SettingsError
@@ -168,7 +168,10 @@ def cross_one(
         said[PAPER_RULES] = paper_rules(name, attributions[CLASSIFIER])
         said[REPAIRED_RULES] = repaired_rules(name, evidence.table)
         said[CARTOGRAPHY] = forest.predict(world.findings)
-        said[LABEL_ISSUES] = label_issues(world.findings, seed)
+        if installed():
+            said[LABEL_ISSUES] = label_issues(world.findings, seed)
+        else:
+            say("cleanlab is not installed, so its baseline is left out; pip install 'ilp-service[bench]' adds it")
         for method, predictions in said.items():
             found.setdefault(method, []).append(predictions)
         say(f"{name}: {len(said)} methods asked")

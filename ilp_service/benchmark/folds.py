@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 import ilp_service
 from ilp_service.benchmark.crossing import Examined, Fold, Keep
+from ilp_service.benchmark.label_quality import installed
 from ilp_service.benchmark.stages import stage
 from ilp_service.plugin import Cause
 from ilp_service.settings import Settings
@@ -28,7 +29,7 @@ def kept_in(folder: Path, causes: Sequence[Cause], settings: Settings, seed: int
     code = _code(causes)
 
     def keep(family: str, others: Sequence[Examined], worlds: Sequence[Examined], compute: Callable[[], Fold]) -> Fold:
-        digest = hashlib.sha256(code + repr((seed, settings.attribution.model_dump())).encode())
+        digest = hashlib.sha256(code + repr((seed, installed(), settings.attribution.model_dump())).encode())
         for role, group in (("train", others), ("held out", worlds)):
             for world in group:
                 digest.update(f"{role} {world.findings.built.name}".encode())

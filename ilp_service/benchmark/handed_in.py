@@ -49,14 +49,14 @@ def read_labels(source: Path | pa.Table) -> pa.Table:
     return table
 
 
-def read_samples_of(folder: Path, worlds: Iterable[str]) -> set[tuple[str, str]]:
+def read_samples_of(folder: Path, worlds: Iterable[str]) -> frozenset[tuple[str, str]]:
     """World and id of every sample of these worlds, labelled or not, as far as the folder has them."""
-    found = set()
+    found: set[tuple[str, str]] = set()
     for world in sorted(set(worlds)):
         path = folder / world / "truth.parquet"
         if path.is_file():
             found |= {(world, key) for key in _read(path, "Truth")["sample_id"].to_pylist()}
-    return found
+    return frozenset(found)
 
 
 def read_predictions(

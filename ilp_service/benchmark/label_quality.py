@@ -8,6 +8,7 @@ of words, five folds by row. A row's twins are thus mostly in training, which is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,11 @@ from ilp_service.samples.sample import Sample
 Array = npt.NDArray[np.float64]
 
 _FOLDS = 5
+
+
+def installed() -> bool:
+    """Whether cleanlab is there; it comes with the extra ``bench``."""
+    return find_spec("cleanlab") is not None
 
 
 def label_issues(findings: Findings, seed: int = 0) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ilp_service.attribution.rules import UNATTRIBUTED
-from ilp_service.benchmark.handed_in import read_labels, read_predictions
+from ilp_service.benchmark.handed_in import read_labels, read_predictions, read_samples_of
 from ilp_service.benchmark.intervals import Summary, summarise
 from ilp_service.benchmark.metrics import CauseScore, Verdicts, confusion, figures, macro_f1, per_cause
 from ilp_service.errors import DataEmptyError
@@ -87,7 +87,8 @@ def score(
     Args:
         predictions: Columns ``world, sample_id, cause, confidence`` and, where known, ``p_<cause>``.
         labels: The labels, or a folder of worlds.
-        others: World and id of samples without a label that may be named all the same.
+        others: World and id of samples without a label that may be named all the same; those of the worlds in a
+            folder of worlds may be.
         left_out: Causes that could not be measured: no sample is asked for them, and one that has no other is
             not scored.
         seed: Of the bootstrap.
@@ -98,6 +99,8 @@ def score(
         DataEmptyError: No label holds.
     """
     held = read_labels(labels)
+    if isinstance(labels, Path) and labels.is_dir():
+        others |= read_samples_of(labels, held["world"].to_pylist())
     said = read_predictions(predictions, held, others)
     planted = _without(verdicts(held, said, PLANTED), left_out)
     natural = _without(verdicts(held, said, NATURAL), left_out)

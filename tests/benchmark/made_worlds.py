@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def causes() -> tuple[Cause, ...]:
     return tuple(load_plugins(()).causes)
 
 
+@cache
 def made_world(family: str = "qwen2", seed: int = 0) -> Examined:
     """A world in which every planted sample is unlearned and its label holds, and every control is learned."""
     built, builder = built_world(family, seed), StudyBuilder()

@@ -89,6 +89,19 @@ def test_every_method_is_asked_about_every_unlearned_sample_and_the_report_is_wh
     assert set(report["not_measurable"]) == {NO_TRAJECTORY, NO_BASE}
 
 
+def test_without_cleanlab_its_baseline_alone_is_left_out_and_said_so(
+    training: list[Examined], held_out: list[Examined], tables: list[pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crossing, "installed", lambda: False)
+    told: list[str] = []
+    found = cross(training, held_out[1:2], causes(), Settings(), told.append)
+    assert "cleanlab" not in found.predictions
+    assert any("ilp-service[bench]" in line for line in told)
+    scores = scores_of(found, held_out[1:2])
+    report = report_of(found, scores, training, held_out[1:2])
+    assert set(report["data_inconsistency"]) == {CLASSIFIER}
+
+
 def test_too_few_worlds_to_train_on_are_told(training: list[Examined], held_out: list[Examined]) -> None:
     with pytest.raises(SettingsError, match="Without llama and its seeds 1 training worlds"):
         others_of([world for world in training if world.findings.built.seed != 0], held_out[1:2])
