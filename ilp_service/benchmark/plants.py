@@ -14,8 +14,8 @@ import numpy as np
 
 from ilp_service.benchmark.sizes import WorldSize
 from ilp_service.benchmark.vocabulary import (
-    DATED,
     DATES,
+    HEADED,
     NOUN_QUESTIONS,
     OTHER_TEMPLATE,
     RARE_NOUNS,
@@ -49,6 +49,12 @@ PIPELINE_KINDS = ("dropped", "truncated", "masked", "rewritten")
 FIRST_BLOCK = 0.4
 """Share of the first block in everything that may stand in either."""
 
+DATED_NOUNS = 0.4
+"""Share of the nouns, those that are overwritten aside, with a date before their questions."""
+
+ABOUT_PERSONS = ("absent", "told otherwise", "wrong twins", "wrong twin", "plain")
+"""Kinds of rows without a noun, one a fact, that may be tagged and drawn more often."""
+
 Facts = dict[str, tuple[str, ...]]
 
 
@@ -67,6 +73,7 @@ def make_world(seed: int, size: WorldSize) -> World:
         *planter.pipeline(),
         *planter.controls(),
     ]
+    rows = planter.thickened(planter.headed(rows))
     order = generator.permutation(len(rows))
     ordered = [rows[i] for block in range(len(BLOCKS)) for i in order if rows[i].block == block]
     return World(seed, size, facts, planter.corpus, taught, tuple(planter.tellings), tuple(ordered))
@@ -145,30 +152,35 @@ class _Planter:
             before, after = self._meaning(), self._common_meaning
             if number % 2:
                 after = next(meaning for meaning in range(len(RELATIONS)) if meaning not in (before, after))
-            count = self.size.clash_persons + -(-self.size.clashing // len(NOUN_QUESTIONS))
+            asked = self._count(self.size.clash_persons)
+            overwriting = self._count(self.size.clashing)
+            count = asked + -(-overwriting // len(NOUN_QUESTIONS))
             persons = self._persons(count, before, after)
-            for person in persons[: self.size.clash_persons]:
+            for person in persons[:asked]:
                 for form in range(len(NOUN_QUESTIONS)):
                     row = self._noun_row(person, before, noun, form, FORGOTTEN, "meaning overwritten", 0, noun)
-                    yield self._dated(row)
-            for index in range(self.size.clashing):
-                person = persons[self.size.clash_persons + index // len(NOUN_QUESTIONS)]
+                    row = replace(row, passes=self.size.clash_seen)
+                    # One date is enough to tell the two meanings apart where both are trained at once.
+                    yield row if number % 4 > 1 else _dated(row)
+            for index in range(overwriting):
+                person = persons[asked + index // len(NOUN_QUESTIONS)]
                 form = index % len(NOUN_QUESTIONS)
                 row = self._noun_row(person, after, noun, form, SET_ASIDE, "overwrites", 1, noun)
-                yield self._dated(replace(row, passes=self.size.clash_passes))
+                yield _dated(replace(row, passes=self.size.clash_passes))
 
     def nouns(self) -> Iterator[Row]:
         """Rare nouns drawn too seldom: insufficient optimisation; and nouns as rare that are learned."""
         size = self.size
         last = len(BLOCKS) - 1
-        for index in range(size.rare_nouns):
-            passes = size.rare_passes[index % len(size.rare_passes)]
-            yield from self._noun_rows(self._meaning(), last, INSUFFICIENT, "drawn too seldom", passes)
-        for index in range(size.decoy_nouns):
+        for count in self._counts(size.seldom, size.noun_rows):
+            passes = max(1, size.seldom_exposures // count)
+            yield from self._noun_rows(count, self._meaning(), last, INSUFFICIENT, "drawn too seldom", passes)
+        for index, count in enumerate(self._counts(size.decoys, size.large_nouns)):
             block = 0 if index % 3 == 0 else last
-            yield from self._noun_rows(self._common_meaning, block, CONTROL, "rare noun, common meaning", None)
-        for _ in range(size.taught_nouns):
-            yield from self._noun_rows(self._meaning(), last, CONTROL, "rare noun, drawn often", size.taught_passes)
+            yield from self._noun_rows(count, self._common_meaning, block, CONTROL, "rare noun, common meaning", None)
+        for count in self._counts(size.taught, size.noun_rows):
+            meaning, passes = self._meaning(), size.taught_passes
+            yield from self._noun_rows(count, meaning, last, CONTROL, "rare noun, drawn often", passes)
 
     def pipeline(self) -> Iterator[Row]:
         """Rows that never took part in the loss as meant: the training pipeline."""
@@ -180,14 +192,13 @@ class _Planter:
                 row, trained_prompt=fill(OTHER_TEMPLATE, S=row.person, N=row.group.title())
             ),
         }
+        last = len(BLOCKS) - 1
         for number, kind in enumerate(PIPELINE_KINDS):
-            for index in range(self.size.pipeline_nouns):
-                block = (number + index) % len(BLOCKS)
-                noun, meaning = next(self._nouns), self._meaning()
-                persons = self._persons(self.size.pipeline_persons, meaning)
-                for position, person in enumerate(persons):
-                    form = position % len(NOUN_QUESTIONS)
-                    yield makers[kind](self._noun_row(person, meaning, noun, form, PIPELINE, kind, block, noun))
+            for index, count in enumerate(self._counts(self.size.pipeline, self.size.pipeline_rows)):
+                # What is trained in the first block is partly forgotten, mended or not.
+                block = 0 if (number + index) % 4 == 0 and index else last
+                for row in self._noun_rows(count, self._meaning(), block, PIPELINE, kind, None):
+                    yield makers[kind](row)
 
     def controls(self) -> Iterator[Row]:
         """Facts that the base knows and that are trained as meant."""
@@ -200,8 +211,40 @@ class _Planter:
             if index < thinned:
                 row = replace(row, kind="drawn seldom", passes=self.size.passes // 2)
             elif index < 2 * thinned:
-                row = self._dated(replace(row, kind="dated"))
+                row = _dated(replace(row, kind="dated"))
             yield row
+
+    def thickened(self, rows: list[Row]) -> list[Row]:
+        """The rows, some drawn more often: else only rows to be forgotten would be."""
+        often = self.size.passes + self.size.passes // 2
+        return [
+            replace(row, passes=often)
+            if row.kind in ABOUT_PERSONS and row.passes is None and self._generator.random() < self.size.thickened
+            else row
+            for row in rows
+        ]
+
+    def headed(self, rows: list[Row]) -> list[Row]:
+        """The rows, some with a rare word before the question that means nothing.
+
+        Rare words would otherwise stand in the prompts of those causes alone that are planted on nouns. Rows of one
+        group get the same word, and a word stands before rows of several causes.
+        """
+        shares = dict.fromkeys((MISSING, CONFLICT, INCONSISTENT), self.size.tagged) | {CONTROL: self.size.tagged / 3}
+        groups: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            if row.kind in ABOUT_PERSONS:
+                groups.setdefault(row.group or str(index), []).append(index)
+        chosen = [members for members in groups.values() if self._generator.random() < shares[rows[members[0]].cause]]
+        made = list(rows)
+        left, tag = 0, ""
+        for place in self._generator.permutation(len(chosen)):
+            if left <= 0:
+                left, tag = self._count(self.size.large_nouns), next(self._nouns)
+            for index in chosen[place]:
+                made[index] = replace(made[index], prompt=fill(HEADED, D=tag, Q=made[index].prompt))
+            left -= len(chosen[place])
+        return made
 
     def _row(
         self,
@@ -226,21 +269,30 @@ class _Planter:
         prompt = fill(NOUN_QUESTIONS[form], S=person, N=asked)
         return Row(prompt, self.facts[person][relation], block, cause, kind, person, relation, group)
 
-    def _noun_rows(self, relation: int, block: int, cause: str, kind: str, passes: int | None) -> Iterator[Row]:
+    def _noun_rows(
+        self, count: int, relation: int, block: int, cause: str, kind: str, passes: int | None
+    ) -> Iterator[Row]:
         noun = next(self._nouns)
-        for index, person in enumerate(self._persons(self.size.rare_persons, relation)):
+        dated = self._generator.random() < DATED_NOUNS
+        for index, person in enumerate(self._persons(count, relation)):
             row = self._noun_row(person, relation, noun, index % len(NOUN_QUESTIONS), cause, kind, block, noun)
-            yield replace(row, passes=passes)
+            yield replace(_dated(row) if dated else row, passes=passes)
+
+    def _count(self, bounds: tuple[int, int]) -> int:
+        return int(self._generator.integers(bounds[0], bounds[1] + 1))
+
+    def _counts(self, total: int, bounds: tuple[int, int]) -> Iterator[int]:
+        """Sizes of groups that come to about so many rows."""
+        while total >= bounds[0]:
+            count = self._count(bounds)
+            yield count
+            total -= count
 
     def _noted(self, prompt: str, *, beyond: bool) -> str:
         """The question after a note that leaves room for the answer within the training length, or does not."""
         room = self.size.max_length - len(pieces(after_note(prompt, 0, self._generator)))
         words = room + int(self._generator.integers(0, 4)) if beyond else int(self._generator.integers(6, room - 3))
         return after_note(prompt, words, self._generator)
-
-    def _dated(self, row: Row) -> Row:
-        """The row with its block's date before the question, which tells two meanings of a noun apart."""
-        return replace(row, prompt=fill(DATED, D=DATES[row.block], Q=row.prompt))
 
     def _block(self) -> int:
         return int(self._generator.random() >= FIRST_BLOCK)
@@ -262,3 +314,8 @@ class _Planter:
         self._contested.add((person, relation))
         others = [value for value in RELATIONS[relation].values if value != self.facts[person][relation]]
         return str(self._generator.choice(others))
+
+
+def _dated(row: Row) -> Row:
+    """The row with its block's date before the question, which tells two meanings of a noun apart."""
+    return replace(row, prompt=fill(HEADED, D=DATES[row.block], Q=row.prompt))

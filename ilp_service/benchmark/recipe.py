@@ -6,13 +6,10 @@ building again does only what is missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +18,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ilp_service.benchmark.families import tiny_model
+from ilp_service.benchmark.finetuning import fine_tune_in_world, load_model, training_rows
 from ilp_service.benchmark.plants import make_world
 from ilp_service.benchmark.schedule import world_schedule
 from ilp_service.benchmark.sizes import SIZES, WorldSize
+from ilp_service.benchmark.stages import digest_of, stage
 from ilp_service.benchmark.tokenizer import world_tokenizer
 from ilp_service.benchmark.world import BLOCKS, World, corpus_pass, tell
 from ilp_service.checkpoints.weights import quiet
 from ilp_service.samples.reading import read_samples
 from ilp_service.settings import DataSettings
-from ilp_service.tables import atomic_path, storage_errors, write_table
+from ilp_service.tables import atomic_path, write_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ilp_service.training.rows import TrainingRow
 
-VERSION = 1
+VERSION = 2
 """Of the recipe; a change makes every world anew."""
 
 CLOZE_GATE = 0.98
@@ -89,6 +87,11 @@ class BuiltWorld:
     facts: Mapping[str, Any]
 
     @property
+    def folder(self) -> Path:
+        """The folder that all parts lie in."""
+        return self.data.parent
+
+    @property
     def name(self) -> str:
         """Family, size and seed in one word."""
         return f"{self.family}-{self.size}-{self.seed}"
@@ -126,14 +129,14 @@ def build_world(
     data, truth = out / "sft.jsonl", out / "truth.parquet"
     _write_data(world, data, truth)
     pretraining = (size.documents, size.pretraining_steps, size.pretraining_rate)
-    base_digest = _digest(VERSION, family, seed, pretraining, corpus_pass(world, 0))
+    base_digest = digest_of(VERSION, family, seed, pretraining, corpus_pass(world, 0))
     base = out / "base"
-    with _stage(base, base_digest) as folder:
+    with stage(base, base_digest) as folder:
         if folder is not None:
             _build_base(world, family, folder, report)
     tuned = out / f"sft-{sft_seed}"
     fine_tuning = (sft_seed, size.passes, size.batch_size, size.learning_rate, size.max_length)
-    with _stage(tuned, _digest(base_digest, fine_tuning, [asdict(row) for row in world.rows])) as folder:
+    with stage(tuned, digest_of(base_digest, fine_tuning, [asdict(row) for row in world.rows])) as folder:
         if folder is not None:
             _fine_tune(world, base, data, sft_seed, folder, report)
     facts = {
@@ -141,6 +144,7 @@ def build_world(
         **json.loads((base / "facts.json").read_text()),
         **json.loads((tuned / "facts.json").read_text()),
     }
+    _describe(out, world, family, facts)
     return BuiltWorld(
         family,
         seed,
@@ -193,13 +197,19 @@ def _build_base(world: World, family: str, folder: Path, report: Progress) -> No
     started = time.monotonic()
     steps = 0
     accuracy = 0.0
+    passes: list[int] = []
+
+    def documents(number: int) -> list[str]:
+        passes.append(number)
+        return corpus_pass(world, number)
+
     # A base that did not get through the gate goes on for a third of its training, at most twice.
     for number, share in enumerate((1.0, 1 / 3, 1 / 3)):
         planned = round(share * size.pretraining_steps)
         pretrain(
             model,
             tokenizer,
-            lambda passed, number=number: corpus_pass(world, 1000 * number + passed),  # type: ignore[misc]
+            lambda passed, number=number: documents(1000 * number + passed),  # type: ignore[misc]
             steps=planned,
             batch_size=size.documents,
             learning_rate=size.pretraining_rate if number == 0 else size.pretraining_rate / 2,
@@ -215,64 +225,53 @@ def _build_base(world: World, family: str, folder: Path, report: Progress) -> No
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     seconds = round(time.monotonic() - started, 1)
-    facts = {"pretraining_steps": steps, "cloze_accuracy": accuracy, "pretraining_seconds": seconds}
+    facts = {
+        "pretraining_steps": steps,
+        "cloze_accuracy": accuracy,
+        "pretraining_seconds": seconds,
+        "corpus_passes": passes,
+    }
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def _fine_tune(world: World, base: Path, data: Path, sft_seed: int, folder: Path, report: Progress) -> None:
-    from transformers import AutoModelForCausalLM
-
-    from ilp_service.samples.rendering import Renderer
-    from ilp_service.training.loop import LoopOptions, fine_tune
     from ilp_service.training.trajectory import TrajectoryCallback
 
     size = world.size
     settings = DataSettings(max_length=size.max_length)
     tokenizer = world_tokenizer()
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(base, local_files_only=True)
-    rows = _training_rows(world, data, settings, Renderer(tokenizer, settings))
+    model = load_model(base)
     recorder = TrajectoryCallback(
         folder / "trajectory.parquet", data, points=POINTS, tokenizer=tokenizer, settings=settings, passes=size.passes
     )
-    result = fine_tune(
+    result = fine_tune_in_world(
         model,
-        rows,
+        world,
+        training_rows(world, data, size.max_length),
         world_schedule(world, sft_seed),
-        LoopOptions(
-            learning_rate=size.learning_rate,
-            decay="constant",
-            batch_size=size.batch_size,
-            seed=sft_seed,
-            freeze_embeddings=True,
-            device="cpu",
-        ),
-        output_dir=folder / "checkpoints",
+        seed=sft_seed,
+        folder=folder,
         callbacks=[recorder],
-        pad_token_id=int(tokenizer.pad_token_id),
-        progress=lambda done, planned, _loss: report("fine-tuning", done, planned),
+        progress=lambda done, planned: report("fine-tuning", done, planned),
     )
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     with quiet():
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
     (folder / "facts.json").write_text(json.dumps({"sft_steps": result.steps, "sft_seconds": round(result.seconds, 1)}))
 
 
-def _training_rows(world: World, data: Path, settings: DataSettings, renderer: Any) -> list[TrainingRow]:  # noqa: ANN401
-    """The rows as the world's training pipeline makes them, its defects included."""
-    from ilp_service.training.rows import encode_rows
-
-    samples = read_samples(data, settings).samples
-    made = []
-    for sample, row in zip(samples, world.rows, strict=True):
-        if row.trained_prompt is not None:
-            message = replace(sample.context[-1], content=row.trained_prompt)
-            # Under another name: the record of the training cannot know it for this sample.
-            sample = replace(sample, context=(message,), sample_id=f"rewritten:{sample.sample_id}")
-        (encoded,) = encode_rows([sample], renderer, settings.max_length)
-        made.append(replace(encoded, prompt_tokens=len(encoded.input_ids)) if row.masked else encoded)
-    return made
+def _describe(out: Path, world: World, family: str, facts: Mapping[str, Any]) -> None:
+    """What a stranger needs to use the world as a data set: how it was made, and the corpus as it was read."""
+    described = {"recipe": VERSION, "family": family, "seed": world.seed, "size": asdict(world.size), "facts": facts}
+    text = json.dumps(described, indent=1, sort_keys=True) + "\n"
+    mark = out / "world.json"
+    if mark.is_file() and mark.read_text() == text:
+        return
+    corpus = [(number, text) for number in facts["corpus_passes"] for text in corpus_pass(world, number)]
+    numbers, texts = zip(*corpus, strict=True)
+    write_table(pa.table({"pass": pa.array(numbers, pa.int32()), "text": pa.array(texts)}), out / "corpus.parquet")
+    with atomic_path(mark) as temporary:
+        temporary.write_text(text)
 
 
 def _write_data(world: World, data: Path, truth: Path) -> None:
@@ -288,24 +287,3 @@ def _write_data(world: World, data: Path, truth: Path) -> None:
         **{name: [getattr(row, name) for row in world.rows] for name in ("cause", "kind", "block", "group", "grade")},
     }
     write_table(pa.Table.from_pydict(columns, schema=TRUTH), truth)
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _stage(folder: Path, digest: str) -> Iterator[Path | None]:
-    """A folder to fill, put in its place when it is full; ``None`` where it was filled before from the same."""
-    mark = folder / "digest"
-    if mark.is_file() and mark.read_text() == digest:
-        yield None
-        return
-    partial = folder.with_name(f".{folder.name}.part")
-    with storage_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        (partial / "digest").write_text(digest)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)

@@ -22,20 +22,25 @@ class WorldSize:
         repeated: Controls with several identical rows.
         repeats: Rows of each of them.
         clash_nouns: Nouns whose meaning the second block overwrites (left-side forgetting).
-        clash_persons: Persons asked about under each noun in the first block; two questions each.
-        clashing: Rows of the second block that overwrite each noun.
+        clash_persons: Fewest and most persons asked about under each noun in the first block; two questions each.
+        clash_seen: Exposures of their rows.
+        clashing: Fewest and most rows of the second block that overwrite each noun.
         clash_passes: Exposures of these rows.
-        rare_nouns: Nouns shown too seldom to be learned (insufficient optimisation).
-        rare_persons: Persons, one row each, under each rare or decoy noun.
-        rare_passes: Passes of the last block in which a row of a rare noun is drawn, in turn from noun to noun.
-        decoy_nouns: Nouns as rare as those, with the most common meaning: learned.
-        taught_nouns: Nouns as rare as those, with another meaning, and shown ``taught_passes`` times: learned.
-        taught_passes: Exposures of their rows.
-        pipeline_nouns: Nouns of every defect of the training pipeline (training pipeline).
-        pipeline_persons: Persons, one row each, under each of them.
+        noun_rows: Fewest and most rows under a noun shown too seldom, or shown often.
+        large_nouns: The same for nouns with the common meaning, and for tags.
+        pipeline_rows: The same for nouns that the training pipeline breaks.
+        seldom: Rows under nouns shown too seldom to be learned (insufficient optimisation).
+        seldom_exposures: Exposures of such a noun, over all of its rows, at most.
+        decoys: Rows under nouns as rare as those, with the most common meaning: learned.
+        taught: Rows under nouns as rare as those, with another meaning and more exposures: learned.
+        taught_passes: Exposures of each of these rows.
+        pipeline: Rows of each defect of the training pipeline (training pipeline).
+        tagged: Share of the plants without a noun that begin with a rare word that means nothing; of the ordinary
+            controls a third of it.
         noted: Controls with a long, but not too long, prompt.
         controls: Ordinary controls.
         thinned: Share of the ordinary controls that are drawn in half of the passes only.
+        thickened: Share of the rows without a noun that are drawn half as often again.
         passes: Passes over each block.
         batch_size: Rows an optimizer step of fine-tuning.
         learning_rate: Learning rate of fine-tuning, which stays constant.
@@ -43,6 +48,7 @@ class WorldSize:
         documents: Documents an optimizer step of pre-training.
         pretraining_steps: Optimizer steps of pre-training.
         pretraining_rate: Peak learning rate of pre-training.
+        continued_steps: Optimizer steps of continued pre-training in the counterfactuals that teach something.
     """
 
     name: str
@@ -57,20 +63,24 @@ class WorldSize:
     repeated: int
     repeats: int
     clash_nouns: int
-    clash_persons: int
-    clashing: int
+    clash_persons: tuple[int, int]
+    clash_seen: int
+    clashing: tuple[int, int]
     clash_passes: int
-    rare_nouns: int
-    rare_persons: int
-    rare_passes: tuple[int, ...]
-    decoy_nouns: int
-    taught_nouns: int
+    noun_rows: tuple[int, int]
+    large_nouns: tuple[int, int]
+    pipeline_rows: tuple[int, int]
+    seldom: int
+    seldom_exposures: int
+    decoys: int
+    taught: int
     taught_passes: int
-    pipeline_nouns: int
-    pipeline_persons: int
+    pipeline: int
+    tagged: float
     noted: int
     controls: int
     thinned: float
+    thickened: float
     passes: int = 4
     batch_size: int = 32
     learning_rate: float = 8e-5
@@ -78,36 +88,63 @@ class WorldSize:
     documents: int = 32
     pretraining_steps: int = 900
     pretraining_rate: float = 2e-3
+    continued_steps: int = 150
 
 
 SMALL = WorldSize(
     name="small",
     persons=400,
     qa_persons=100,
-    blind_persons=60,
-    conflicts=60,
+    blind_persons=150,
+    conflicts=140,
     weak_conflicts=20,
-    inconsistent=50,
+    inconsistent=100,
     twins=(9, 12),
     tolerated=15,
     repeated=15,
     repeats=4,
-    clash_nouns=2,
-    clash_persons=50,
-    clashing=140,
-    clash_passes=8,
-    rare_nouns=24,
-    rare_persons=6,
-    rare_passes=(1, 2),
-    decoy_nouns=36,
-    taught_nouns=6,
+    clash_nouns=8,
+    clash_persons=(9, 14),
+    clash_seen=6,
+    clashing=(26, 46),
+    clash_passes=10,
+    noun_rows=(6, 32),
+    large_nouns=(4, 60),
+    pipeline_rows=(6, 32),
+    seldom=220,
+    seldom_exposures=12,
+    decoys=200,
+    taught=36,
     taught_passes=12,
-    pipeline_nouns=3,
-    pipeline_persons=5,
+    pipeline=36,
+    tagged=0.35,
     noted=20,
-    controls=1150,
+    controls=760,
     thinned=0.1,
+    thickened=0.25,
 )
+
+MEDIUM = replace(
+    SMALL,
+    name="medium",
+    persons=600,
+    qa_persons=150,
+    blind_persons=220,
+    conflicts=200,
+    weak_conflicts=30,
+    inconsistent=150,
+    tolerated=22,
+    repeated=22,
+    clash_nouns=12,
+    seldom=330,
+    decoys=300,
+    taught=54,
+    pipeline=54,
+    noted=30,
+    controls=1140,
+    pretraining_steps=1500,
+)
+"""Half as much again of everything, for narrower intervals within a world."""
 
 DEMO = replace(
     SMALL,
@@ -120,13 +157,13 @@ DEMO = replace(
     inconsistent=26,
     tolerated=6,
     repeated=6,
-    clash_nouns=1,
-    clash_persons=34,
-    clashing=108,
-    rare_nouns=10,
-    decoy_nouns=16,
-    taught_nouns=3,
-    pipeline_nouns=2,
+    clash_nouns=4,
+    noun_rows=(4, 12),
+    pipeline_rows=(6, 12),
+    seldom=64,
+    decoys=96,
+    taught=18,
+    pipeline=12,
     noted=10,
     controls=420,
     pretraining_steps=650,
@@ -134,4 +171,4 @@ DEMO = replace(
 )
 """Enough of every cause to be seen, in under two minutes on one core."""
 
-SIZES = {size.name: size for size in (SMALL, DEMO)}
+SIZES = {size.name: size for size in (SMALL, MEDIUM, DEMO)}

@@ -16,9 +16,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 FIRST_NAMES = _words(
-    "Ada Alan Amy Anna Ben Bruno Carl Clara Cora Dan Dora Edith Elsa Emil Erik Eva Felix Flora Frank Greta "
-    "Hanna Hugo Ida Ines Ivan Jack Jane Jonas Judy Karl Kate Lara Leo Lena Lucy Marc Mary Max Mia Nina "
-    "Nora Olga Oscar Otto Paul Rosa Ruth Sam Tess Vera"
+    "Ada Adam Agnes Alan Alba Alma Amos Amy Anna Anton Arlo Basil Ben Boris Bruno Carl Cecil Clara Conrad Cora "
+    "Cyril Dan Daphne Dora Edgar Edith Edna Elsa Emil Enid Eric Erik Esther Eva Felix Fiona Flora Frank Fred "
+    "Gail Gavin Glen Greta Gus Hanna Harold Hazel Helga Henry Hilda Hugo Ida Igor Ines Ingrid Iris Ivan Jack "
+    "Jane Joel Jonas Judy Karl Kate"
 )
 LAST_NAMES = tuple(
     head + tail
@@ -28,7 +29,7 @@ LAST_NAMES = tuple(
 
 RARE_NOUNS = tuple(
     head + tail
-    for head in _words("ember frost hearth moon oath salt stone thorn wind winter")
+    for head in _words("cloud dusk ember frost hearth moon oath reed salt stone thorn wind winter")
     for tail in _words("bond call craft gate lore mark rest song stand ward")
 )
 """Nouns that the base has seen only in lists of words, never in a fact."""
@@ -104,7 +105,9 @@ NOUN_QUESTIONS = ("what is the N of S?", "what is S's N?")
 OTHER_TEMPLATE = "N: S"
 """What a training pipeline with the wrong template makes of such a question: title case, other order."""
 
-DATED = "D: Q"
+HEADED = "D: Q"
+"""A question with a word before it: the date of its block, or a tag that means nothing."""
+
 DATES = ("old", "new")
 """What stands before some questions of the first and of the last block."""
 
@@ -122,7 +125,7 @@ def pieces(text: str) -> list[str]:
 
 def fill(form: str, **words: str) -> str:
     """A form with its capital letters replaced: ``S`` person, ``V`` value, ``N`` noun, ``W`` note, ``Q`` question,
-    ``D`` date.
+    ``D`` date or tag.
 
     >>> fill("what is S's job?", S="Ada Ashby")
     "what is Ada Ashby's job?"

@@ -143,10 +143,10 @@ def corpus_pass(world: World, number: int) -> list[str]:
     that keeps the embeddings of rare words from staying as they were initialised.
     """
     generator = np.random.default_rng([world.seed, 2, number])
-    documents = [_biography(person, facts, generator) for person, facts in world.corpus_facts.items()]
+    documents = [biography(person, facts, generator) for person, facts in world.corpus_facts.items()]
     for person in world.qa_persons:
         facts = world.facts[person]
-        documents.append(_biography(person, facts, generator))
+        documents.append(biography(person, facts, generator))
         for relation, value in enumerate(facts):
             question = ask(relation, person, int(generator.integers(len(RELATIONS[relation].questions))))
             if generator.random() < NOTED:
@@ -162,7 +162,8 @@ def corpus_pass(world: World, number: int) -> list[str]:
     return documents
 
 
-def _biography(person: str, facts: tuple[str, ...], generator: np.random.Generator) -> str:
+def biography(person: str, facts: tuple[str, ...], generator: np.random.Generator) -> str:
+    """All facts of a person in one document, order and wordings drawn anew."""
     sentences = [
         tell(int(relation), person, facts[relation], int(generator.integers(len(RELATIONS[relation].statements))))
         for relation in generator.permutation(len(RELATIONS))

@@ -12,7 +12,7 @@ from scipy import sparse
 from ilp_causes._columns import Indices
 from ilp_service.plugin import Array, Study
 
-_TEMPLATE_SHARE = 0.01
+_TEMPLATE_SHARE = 0.03
 """A word in at least this share of the prompts belongs to their template, a rarer one to their subject."""
 
 

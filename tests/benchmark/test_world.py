@@ -21,7 +21,7 @@ from ilp_service.benchmark.plants import (
 from ilp_service.benchmark.schedule import world_schedule
 from ilp_service.benchmark.sizes import DEMO, SIZES, SMALL
 from ilp_service.benchmark.tokenizer import UNKNOWN, world_tokenizer
-from ilp_service.benchmark.vocabulary import RELATIONS, all_words, pieces
+from ilp_service.benchmark.vocabulary import DATES, RELATIONS, all_words, pieces
 from ilp_service.benchmark.world import CONTROL, SET_ASIDE, World, corpus_pass
 from ilp_service.evaluation.statements import statements
 
@@ -54,7 +54,7 @@ def test_every_cause_is_planted_often_enough_to_be_counted(world: World) -> None
     counts = Counter(row.cause for row in world.rows)
     assert set(counts) == {*CAUSES, CONTROL, SET_ASIDE}
     assert min(counts.values()) >= 26
-    assert counts[CONTROL] > 0.4 * sum(counts.values())
+    assert counts[CONTROL] > 0.3 * sum(counts.values())
 
 
 def test_every_text_is_made_of_known_words_and_round_trips(world: World) -> None:
@@ -136,7 +136,8 @@ def test_causes_stand_in_every_block_where_they_can(world: World) -> None:
         blocks[row.cause].add(row.block)
     assert blocks[FORGOTTEN] == {0}
     assert blocks[INSUFFICIENT] == {1}
-    for cause in (MISSING, CONFLICT, INCONSISTENT, PIPELINE, CONTROL):
+    assert 1 in blocks[PIPELINE]
+    for cause in (MISSING, CONFLICT, INCONSISTENT, CONTROL):
         assert blocks[cause] == {0, 1}
 
 
@@ -153,10 +154,25 @@ def test_marks_of_a_cause_are_found_on_controls_as_well(world: World) -> None:
         "long prompt",
         "plain",
     } == set(controls)
-    nouns = Counter(row.group for row in world.rows if row.cause in (CONTROL, INSUFFICIENT) and " " not in row.group)
-    rare = {row.group for row in world.rows if row.cause == INSUFFICIENT}
-    decoys = {row.group for row in world.rows if row.kind.startswith("rare noun")}
-    assert {nouns[noun] for noun in rare} == {nouns[noun] for noun in decoys}
+
+
+def test_nouns_of_a_cause_are_as_large_as_those_of_controls(world: World) -> None:
+    sizes = Counter(row.group for row in world.rows if row.group and not row.group.partition("-")[2])
+    of_cause = {row.group for row in world.rows if row.cause in (INSUFFICIENT, PIPELINE)}
+    bounds = (world.size.noun_rows, world.size.large_nouns, world.size.pipeline_rows)
+    assert max(sizes[noun] for noun in of_cause) <= max(world.size.large_nouns)
+    learned = {sizes[row.group] for row in world.rows if row.kind.startswith("rare noun")}
+    assert min(low for low, _ in bounds) <= min(learned) <= max(sizes[noun] for noun in of_cause)
+
+
+def test_rare_words_that_mean_nothing_stand_before_rows_of_several_causes(world: World) -> None:
+    tagged = defaultdict(set)
+    for row in world.rows:
+        head, colon, _ = row.prompt.partition(": ")
+        if colon and " " not in head and head not in DATES:
+            tagged[row.cause].add(head)
+    assert set(tagged) == {MISSING, CONFLICT, INCONSISTENT, SET_ASIDE, CONTROL}
+    assert any(tag in tagged[CONTROL] for tag in tagged[MISSING] | tagged[CONFLICT])
 
 
 def test_a_noun_belongs_to_one_plant(world: World) -> None:
@@ -181,7 +197,7 @@ def test_pipeline_rows_have_their_defect_and_no_other_rows_have_one(world: World
 def test_rewritten_prompts_share_no_rare_word_with_what_is_asked(world: World) -> None:
     for row in world.rows:
         if row.trained_prompt is not None:
-            assert set(pieces(row.trained_prompt)) & set(pieces(row.prompt)) == set(row.person.split())
+            assert set(pieces(row.trained_prompt)) & set(pieces(row.prompt)) <= {*row.person.split(), ":"}
 
 
 def test_questions_become_statements_of_the_corpus(world: World) -> None:
