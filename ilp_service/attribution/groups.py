@@ -54,11 +54,12 @@ class Group:
 def find_groups(evidence: pa.Table, unexplained: Collection[str], seed: int = 0) -> list[Group]:
     """Cluster the unexplained samples by their signals, and keep what chance would not make.
 
-    The unexplained samples are clustered by density (HDBSCAN) in the space of :func:`signal_space`. A cluster is held
-    back unless it has :data:`SMALLEST` members and its cohesion is at least :data:`LEAST_COHESION` and above that of
-    every cluster of its size or larger in :data:`CHANCE_RUNS` made-up tables, in which each signal of the unexplained
-    samples is dealt out anew among them: the same values, with nothing in common. Cohesion counts the
-    explained samples too, so a crowd in the midst of them, which is the border of a known cause, is no group.
+    The unexplained samples among whose nearest samples at least half are unexplained too are clustered by density
+    (HDBSCAN) in the space of :func:`signal_space`; they are one cluster if that finds none. A cluster is held back
+    unless it has :data:`SMALLEST` members and its cohesion is at least :data:`LEAST_COHESION` and above that of every
+    cluster of its size or larger in :data:`CHANCE_RUNS` made-up tables, in which each signal is dealt out anew among
+    all samples: the same values, with nothing in common. Cohesion counts the explained samples too, so a crowd in the
+    midst of them, which is the border of a known cause, is no group.
 
     Of more than :data:`MOST_ROWS` samples as many are drawn and clustered; the others join by their nearest samples.
 
@@ -85,7 +86,7 @@ def find_groups(evidence: pa.Table, unexplained: Collection[str], seed: int = 0)
     found = _clusters(points[drawn], is_open[drawn])
     if not found:
         return []
-    made_up = (space.permuted(drawn, is_open[drawn], rng) for _ in range(CHANCE_RUNS))
+    made_up = (space.permuted(drawn, rng) for _ in range(CHANCE_RUNS))
     chance = [cluster for table in made_up for cluster in _clusters(table, is_open[drawn])]
     groups = []
     for cluster in found:
@@ -116,13 +117,12 @@ class Space:
         """Shape ``(rows, components)``."""
         return np.asarray(self.columns @ self.axes, dtype=np.float64)
 
-    def permuted(self, rows: Places, is_open: Mask, rng: np.random.Generator) -> Array:
-        """Points of these rows with each signal of the open ones dealt out anew among them."""
+    def permuted(self, rows: Places, rng: np.random.Generator) -> Array:
+        """Points of these rows with each signal dealt out anew among them."""
         columns = self.columns[rows]
-        places = np.flatnonzero(is_open)
         for signal in np.unique(self.signals):
             own = np.flatnonzero(self.signals == signal)
-            columns[np.ix_(places, own)] = columns[np.ix_(rng.permutation(places), own)]
+            columns[:, own] = columns[np.ix_(rng.permutation(len(rows)), own)]
         return np.asarray(columns @ self.axes, dtype=np.float64)
 
 
@@ -179,15 +179,19 @@ def _clusters(points: Array, is_open: Mask) -> list[_Cluster]:
     from sklearn.cluster import HDBSCAN
     from sklearn.neighbors import NearestNeighbors
 
-    rows = np.flatnonzero(is_open)
+    if len(points) <= NEIGHBOURS:
+        return []
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points).kneighbors(return_distance=False)
+    # Strays among explained rows would only blur where a crowd ends.
+    rows = np.flatnonzero(is_open & (is_open[nearest].mean(axis=1) >= LEAST_COHESION))
     if len(rows) < SMALLEST:
         return []
     finder = HDBSCAN(min_cluster_size=SMALLEST, min_samples=_DENSITY_POINTS, copy=True)
     labels = np.full(len(points), -1)
     labels[rows] = finder.fit_predict(points[rows])
-    nearest = (
-        NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points).kneighbors(return_distance=False)
-    )
+    if labels.max() < 0:
+        # Density clustering splits or finds nothing; one crowd is what is left then.
+        labels[rows] = 0
     found = []
     for label in range(labels.max() + 1):
         members = np.flatnonzero(labels == label)
