@@ -284,7 +284,8 @@ def _sentences(
 
 
 def _unit(unit: str) -> str:
-    return f" {unit}" if unit not in ("", "0-1", "0/1") else ""
+    """A unit to put after a number; a range says nothing there."""
+    return f" {unit}" if unit and not unit.endswith("-1") else ""
 
 
 def _percent(share: float) -> str:
