@@ -46,10 +46,10 @@ ARM_OF: Mapping[str, str] = MappingProxyType(
 
 ARMS = (*PLACEBOS, *ARM_OF.values())
 
-MORE_EXPOSURES = 6
+MORE_EXPOSURES = 5
 """Times as many exposures in the counterfactual of too few."""
 
-DOCUMENT_SHARE = 0.5
+DOCUMENT_SHARE = 0.6
 """Share of the documents in continued pre-training; the rest is the corpus once more."""
 
 CONTINUED_RATE = 5e-4

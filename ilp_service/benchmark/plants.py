@@ -49,7 +49,7 @@ PIPELINE_KINDS = ("dropped", "truncated", "masked", "rewritten")
 FIRST_BLOCK = 0.4
 """Share of the first block in everything that may stand in either."""
 
-DATED_NOUNS = 0.4
+DATED_NOUNS = 0.5
 """Share of the nouns, those that are overwritten aside, with a date before their questions."""
 
 ABOUT_PERSONS = ("absent", "told otherwise", "wrong twins", "wrong twin", "plain")
@@ -273,10 +273,12 @@ class _Planter:
         self, count: int, relation: int, block: int, cause: str, kind: str, passes: int | None
     ) -> Iterator[Row]:
         noun = next(self._nouns)
-        dated = self._generator.random() < DATED_NOUNS
+        # Either date, whatever the block: the older one would else be a mark of what is forgotten.
+        date = self._generator.choice(DATES) if self._generator.random() < DATED_NOUNS else ""
         for index, person in enumerate(self._persons(count, relation)):
             row = self._noun_row(person, relation, noun, index % len(NOUN_QUESTIONS), cause, kind, block, noun)
-            yield replace(_dated(row) if dated else row, passes=passes)
+            prompt = fill(HEADED, D=str(date), Q=row.prompt) if date else row.prompt
+            yield replace(row, prompt=prompt, passes=passes)
 
     def _count(self, bounds: tuple[int, int]) -> int:
         return int(self._generator.integers(bounds[0], bounds[1] + 1))

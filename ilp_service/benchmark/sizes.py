@@ -88,7 +88,7 @@ class WorldSize:
     documents: int = 32
     pretraining_steps: int = 900
     pretraining_rate: float = 2e-3
-    continued_steps: int = 150
+    continued_steps: int = 180
 
 
 SMALL = WorldSize(
@@ -98,28 +98,28 @@ SMALL = WorldSize(
     blind_persons=150,
     conflicts=140,
     weak_conflicts=20,
-    inconsistent=100,
+    inconsistent=92,
     twins=(9, 12),
     tolerated=15,
     repeated=15,
     repeats=4,
-    clash_nouns=8,
-    clash_persons=(9, 14),
+    clash_nouns=16,
+    clash_persons=(4, 8),
     clash_seen=6,
-    clashing=(26, 46),
-    clash_passes=10,
+    clashing=(14, 24),
+    clash_passes=20,
     noun_rows=(6, 32),
     large_nouns=(4, 60),
-    pipeline_rows=(6, 32),
+    pipeline_rows=(6, 48),
     seldom=220,
     seldom_exposures=12,
-    decoys=200,
+    decoys=170,
     taught=36,
     taught_passes=12,
     pipeline=36,
     tagged=0.35,
     noted=20,
-    controls=760,
+    controls=640,
     thinned=0.1,
     thickened=0.25,
 )
