@@ -77,11 +77,30 @@ class Options:
     def form(self, name: str) -> Form:
         """``tuned``, or one of the base's forms: ``zero_shot``, ``few_shot``, ``cloze`` (own probes where given)."""
         if name == "cloze":
-            probe, cloze = self._values("probe_base_p"), self._values("cloze_base_p")
-            # A person's own statement is a better question than a rewritten one; a sample is asked in one of them only.
-            complete = np.bincount(self.group[np.isnan(probe)], minlength=self.count) == 0
-            return self._summary(np.where(complete[self.group], probe, cloze))
+            return self._summary(self._cloze())
         return self._summary(self._values({"tuned": "p", "zero_shot": "base_p", "few_shot": "few_shot_base_p"}[name]))
+
+    def belief(self) -> tuple[Array, Array, Array]:
+        """What the base's forms say together, arrays of shape ``(unlearned,)``; NaN where fewer than two were asked.
+
+        Returns:
+            Highest probability that all forms give to one answer; the same among wrong answers to the same question;
+            and how far the forms' distributions lie apart (Jensen-Shannon divergence over its maximum, 0-1).
+        """
+        names = {"zero_shot": "base_p", "few_shot": "few_shot_base_p"}
+        given = [self._values(names[form]) if form in names else self._cloze() for form in self.BASE_FORMS]
+        values = np.stack(given)
+        asked = np.stack([self._sum(np.isnan(row).astype(np.float64)) == 0 for row in given])
+        count = asked.sum(axis=0)
+        use = asked[:, self.group]
+        least = np.where(use, values, np.inf).min(axis=0, initial=np.inf)
+        least = np.where(np.isfinite(least), least, 0.0)
+        wrong = np.where(self.gold | self._foreign(), 0.0, least)
+        mean = np.where(use, values, 0.0).sum(axis=0) / np.maximum(count, 1)[self.group]
+        each = np.stack([self._nats(np.where(use[i], values[i], 0.0)) for i in range(len(given))]).sum(axis=0)
+        apart = (self._nats(mean) - each / np.maximum(count, 1)) / np.log(np.maximum(count, 2))
+        hidden = np.where(count > 1, 0.0, np.nan)
+        return self._largest(least) + hidden, self._largest(wrong) + hidden, apart.clip(0, 1) + hidden
 
     def texts(self, rows: Indices) -> list[str | None]:
         """Text of the options at these rows, ``None`` for -1."""
@@ -98,6 +117,17 @@ class Options:
             return np.full(len(self.group), np.nan)
         return floats(self.table[name])
 
+    def _cloze(self) -> Array:
+        """The base's answers to statements, shape ``(options,)``."""
+        probe, cloze = self._values("probe_base_p"), self._values("cloze_base_p")
+        # A person's own statement is a better question than a rewritten one; a sample is asked in one of them only.
+        complete = np.bincount(self.group[np.isnan(probe)], minlength=self.count) == 0
+        return np.where(complete[self.group], probe, cloze)
+
+    def _nats(self, values: Array) -> Array:
+        """Entropy of each sample's distribution, nats."""
+        return self._sum(-values * np.log(np.where(values > 0, values, 1.0)))
+
     def _sum(self, values: Array) -> Array:
         return np.bincount(self.group, weights=values, minlength=self.count).astype(np.float64)
 
@@ -111,7 +141,7 @@ class Options:
         wrong = np.where(wrong_row >= 0, values[np.maximum(wrong_row, 0)] if len(values) else 0.0, 0.0)
         # Ties count against the right answer, as everywhere in the multiple-choice view.
         above = ~self.gold & (values >= right[self.group])
-        nats = self._sum(-values * np.log(np.where(values > 0, values, 1.0)))
+        nats = self._nats(values)
         hidden = np.where(asked, 0.0, np.nan)
         return Form(
             right=right + hidden,

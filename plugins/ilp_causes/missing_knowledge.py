@@ -51,6 +51,8 @@ class MissingKnowledge(Cause):
         Signal(
             "least_entropy", "0-1", "+", "Lowest relative entropy over all forms: high if the base guesses in each."
         ),
+        Signal("shared_top", "0-1", "-", "Highest probability that all forms give to one and the same answer."),
+        Signal("forms_apart", "0-1", "+", "How far the forms' answers lie apart (Jensen-Shannon): guesses change."),
     )
 
     def collect(self, study: Study) -> pa.Table:
@@ -79,7 +81,10 @@ class MissingKnowledge(Cause):
         right = np.stack(rights)
         measured = (~np.isnan(right)).sum(axis=0).astype(np.float64)
         nothing = np.where(measured > 0, 0.0, np.nan)
+        shared, _, apart = options.belief()
         columns |= {
+            "shared_top": shared,
+            "forms_apart": apart,
             "exists": flag(right[0] > limits["knowledge.exists"], right[0]),
             "forms_measured": measured,
             "forms_knowing": (right > limits["knowledge.exists"]).sum(axis=0) + nothing,

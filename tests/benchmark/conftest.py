@@ -36,6 +36,7 @@ TINY = replace(
     controls=20,
     passes=2,
     pretraining_steps=6,
+    continued_steps=2,
 )
 
 
