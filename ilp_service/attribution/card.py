@@ -130,16 +130,16 @@ def score_values(scores: Mapping[str, Any] | None) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def put_into(page: str, text: str) -> str:
+def put_into(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with the part between the markers made anew.
 
     Raises:
         DataFormatError: The page does not have both markers, in their order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DataFormatError(f"The page has no part to put the card into; expected the lines {BEGIN} and {END}.")
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise DataFormatError(f"The page has no part to be made anew; expected the lines {begin} and {end}.")
     return f"{before}{begin}\n{text.strip()}\n{end}{after}"
 
 

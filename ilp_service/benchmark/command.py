@@ -144,6 +144,32 @@ def score(predictions: Path, folder: Path, as_json: bool) -> None:
 
 
 @benchmark.command()
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=_OUT / "scores.json",
+    show_default=True,
+    help="What 'ilp benchmark' left in its folder.",
+)
+@click.option("--into", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Page to put it into.")
+def page(scores: Path, into: Path | None) -> None:
+    """Write the figures of a benchmark as markdown, to stdout or between the markers of a page."""
+    from ilp_service.attribution.card import put_into
+    from ilp_service.benchmark.page import BEGIN, END
+    from ilp_service.benchmark.page import page as made
+    from ilp_service.tables import atomic_path
+
+    text = made(json.loads(scores.read_text()))
+    if into is None:
+        click.echo(text)
+        return
+    whole = put_into(into.read_text(), text, BEGIN, END)
+    with atomic_path(into) as temporary:
+        temporary.write_text(whole)
+        temporary.chmod(into.stat().st_mode & 0o777)
+
+
+@benchmark.command()
 @_world_options(HELD_OUT_WORLDS)
 @click.option("--sft-seed", default=0, show_default=True, help="Seed of the fine-tuning.")
 def build(worlds: list[tuple[str, int]], size: str, folder: Path, sft_seed: int) -> None:

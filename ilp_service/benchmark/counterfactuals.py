@@ -46,6 +46,9 @@ ARM_OF: Mapping[str, str] = MappingProxyType(
 
 ARMS = (*PLACEBOS, *ARM_OF.values())
 
+CONTINUED = (REPLAY, ARM_OF[MISSING], ARM_OF[CONFLICT])
+"""Arms that continue pre-training before they fine-tune."""
+
 MORE_EXPOSURES = 5
 """Times as many exposures in the counterfactual of too few."""
 
@@ -78,6 +81,11 @@ class Origin:
     natural: frozenset[int] = frozenset()
 
 
+def placebo_of(arm: str) -> str:
+    """The placebo with the compute of an arm: continued pre-training, or fine-tuning alone."""
+    return REPLAY if arm in CONTINUED else OTHER_SEED
+
+
 def run_arm(arm: str, origin: Origin, folder: Path, progress: Callable[[int, int], None] | None = None) -> Array:
     """Train without the plant that the arm is for, and measure.
 
@@ -92,7 +100,7 @@ def run_arm(arm: str, origin: Origin, folder: Path, progress: Callable[[int, int
     """
     world, seed = _changed(arm, origin), origin.sft_seed + (arm == OTHER_SEED)
     model = load_model(origin.base)
-    if arm in (REPLAY, ARM_OF[MISSING], ARM_OF[CONFLICT]):
+    if arm in CONTINUED:
         _continue_pretraining(model, arm, origin)
     schedule = world_schedule(world, seed)
     if arm == ARM_OF[FORGOTTEN]:

@@ -219,7 +219,8 @@ class _Planter:
         often = self.size.passes + self.size.passes // 2
         return [
             replace(row, passes=often)
-            if row.kind in ABOUT_PERSONS and row.passes is None and self._generator.random() < self.size.thickened
+            # More passes would teach about unknown persons by heart.
+            if row.kind in ABOUT_PERSONS[1:] and row.passes is None and self._generator.random() < self.size.thickened
             else row
             for row in rows
         ]

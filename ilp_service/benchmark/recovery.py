@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ilp_service.benchmark.counterfactuals import PLACEBOS
+from ilp_service.benchmark.counterfactuals import PLACEBOS, placebo_of
 from ilp_service.benchmark.plants import CAUSES
 from ilp_service.benchmark.verification import LEARNED, ORIGINAL
 
@@ -43,13 +43,9 @@ def recovered(labels: pa.Table) -> Matrix:
 
 
 def beyond_placebo(shares: Matrix) -> Matrix:
-    """Every intervention's shares minus the highest placebo's for the same cause; placebos are left out."""
-    placebos = [row for arm, row in shares.items() if arm in PLACEBOS]
+    """Every intervention's shares minus those of its placebo (``placebo_of``); placebos are left out."""
     return {
-        arm: {
-            cause: share - max((placebo.get(cause, 0.0) for placebo in placebos), default=0.0)
-            for cause, share in row.items()
-        }
+        arm: {cause: share - shares.get(placebo_of(arm), {}).get(cause, 0.0) for cause, share in row.items()}
         for arm, row in shares.items()
         if arm not in PLACEBOS
     }

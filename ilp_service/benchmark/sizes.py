@@ -88,7 +88,7 @@ class WorldSize:
     documents: int = 32
     pretraining_steps: int = 900
     pretraining_rate: float = 2e-3
-    continued_steps: int = 180
+    continued_steps: int = 200
 
 
 SMALL = WorldSize(
@@ -103,7 +103,7 @@ SMALL = WorldSize(
     tolerated=15,
     repeated=15,
     repeats=4,
-    clash_nouns=16,
+    clash_nouns=24,
     clash_persons=(4, 8),
     clash_seen=6,
     clashing=(14, 24),
@@ -135,7 +135,7 @@ MEDIUM = replace(
     inconsistent=150,
     tolerated=22,
     repeated=22,
-    clash_nouns=12,
+    clash_nouns=36,
     seldom=330,
     decoys=300,
     taught=54,
@@ -157,7 +157,7 @@ DEMO = replace(
     inconsistent=26,
     tolerated=6,
     repeated=6,
-    clash_nouns=4,
+    clash_nouns=6,
     noun_rows=(4, 12),
     pipeline_rows=(6, 12),
     seldom=64,

@@ -35,10 +35,23 @@ def test_shares_are_of_planted_samples_that_failed_and_were_measured() -> None:
     assert shares["replay"] == {MISSING: 0.25, CONFLICT: 0.0}
 
 
-def test_the_highest_placebo_is_taken_off_and_placebos_are_left_out() -> None:
+def test_the_placebo_with_the_same_compute_is_taken_off_and_placebos_are_left_out() -> None:
     assert beyond_placebo(recovered(held())) == {"documents": {MISSING: pytest.approx(2 / 3 - 0.25), CONFLICT: 0.0}}
 
 
 def test_cells_are_medians_of_the_worlds_that_have_them() -> None:
     found = median_of([{"a": {"x": 0.1}}, {"a": {"x": 0.3, "y": 1.0}}, {"a": {"x": 0.2}, "b": {}}])
     assert found == {"a": {"x": 0.2, "y": 1.0}}
+
+
+def test_continued_pretraining_is_compared_with_replay_and_fine_tuning_with_another_seed() -> None:
+    shares = {
+        "other_seed": {MISSING: 0.2},
+        "replay": {MISSING: 0.3},
+        "documents": {MISSING: 0.9},
+        "shuffled": {MISSING: 0.5},
+    }
+    assert beyond_placebo(shares) == {
+        "documents": {MISSING: pytest.approx(0.6)},
+        "shuffled": {MISSING: pytest.approx(0.3)},
+    }

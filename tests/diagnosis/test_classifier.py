@@ -135,7 +135,7 @@ def test_scores_go_into_the_card_and_the_run(ilp: Ilp, signals: Path, workplace:
         (("register", "--scores", "sft.jsonl"), 22, "no JSON"),
         (("card", "--scores", "missing.json"), 20, "missing.json"),
         (("card", "--into", "missing.md"), 20, "missing.md"),
-        (("card", "--into", "sft.jsonl"), 22, "no part to put the card into"),
+        (("card", "--into", "sft.jsonl"), 22, "no part to be made anew"),
         (("show", "--set", "attribution.classifier=best"), 10, "attribution.classifier"),
         (("show", "--set", "attribution.classifier=models:/nobody/1"), 11, "nobody"),
     ],
