@@ -187,7 +187,7 @@ def settings(as_json: bool) -> None:
 
 @ilp.group()
 def plugins() -> None:
-    """The causes and remedies that are loaded."""
+    """The causes, knowledge sources and judges that are loaded."""
 
 
 @plugins.command("list")
@@ -205,7 +205,7 @@ def list_plugins(plugin_dirs: tuple[Path, ...], as_json: bool) -> None:
         click.echo(json.dumps({"plugins": rows, "failures": dict(loaded.failures)}))
         return
     for row in rows:
-        click.echo(f"{row['name']:<26} {row['kind']:<8} {row['origin']}\n    {row['title']}")
+        click.echo(f"{row['name']:<26} {row['kind'].replace('_', ' '):<16} {row['origin']}\n    {row['title']}")
     for origin, reason in loaded.failures.items():
         say(f"not loaded: {origin}: {reason}")
 

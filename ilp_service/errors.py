@@ -16,7 +16,9 @@
     ├── TrajectoryError          24   a trajectory that is malformed or names unknown samples
     ├── TrackingError            30   the tracking server is down or refuses
     ├── StorageError             31   writing failed (disk full, no permission)
-    └── PluginLoadError          32   a named plugin folder or file cannot be loaded
+    ├── PluginLoadError          32   a named plugin folder or file cannot be loaded
+    ├── KnowledgeSourceError     33   the files of a knowledge source cannot be used
+    └── EndpointError            34   an endpoint is down, refuses, or answers what nobody can read
 
 Exit code 1 is a defect of ours, 2 a usage error of the command line, 130 an interrupt.
 """
@@ -133,3 +135,15 @@ class PluginLoadError(IlpError):
     """A plugin folder or file that was named cannot be loaded."""
 
     exit_code = 32
+
+
+class KnowledgeSourceError(IlpError):
+    """The files of a knowledge source that a setting names cannot be used."""
+
+    exit_code = 33
+
+
+class EndpointError(IlpError):
+    """An endpoint that a setting names is down, refuses, or answers what nobody can read."""
+
+    exit_code = 34

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from ilp_service.plugin import Cause
+    from ilp_service.plugin import Cause, Judge, KnowledgeSource
 
 hookspec = pluggy.HookspecMarker("ilp_service")
 
@@ -16,3 +16,13 @@ hookspec = pluggy.HookspecMarker("ilp_service")
 @hookspec
 def ilp_causes() -> Sequence[Cause]:  # type: ignore[empty-body]
     """Called once when a diagnosis starts: the causes that this plugin can recognise."""
+
+
+@hookspec
+def ilp_knowledge_sources() -> Sequence[KnowledgeSource]:  # type: ignore[empty-body]
+    """Called once when plugins are loaded: where this plugin can find documents. Contacts nothing yet."""
+
+
+@hookspec
+def ilp_judges() -> Sequence[Judge]:  # type: ignore[empty-body]
+    """Called once when plugins are loaded: the judges that this plugin has. Contacts nothing yet."""

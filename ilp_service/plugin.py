@@ -1,7 +1,8 @@
-"""The public plugin API: all that a cause plugin needs to import.
+"""The public plugin API: all that a plugin needs to import.
 
-A plugin is a module with a function ``ilp_causes`` marked ``@hookimpl`` that returns
-:class:`Cause` objects. See ``docs/plugins.md`` for a walk through.
+A plugin is a module with functions marked ``@hookimpl``: ``ilp_causes`` returns :class:`Cause` objects,
+``ilp_knowledge_sources`` :class:`KnowledgeSource` objects, ``ilp_judges`` :class:`Judge` objects.
+See ``docs/plugins.md`` for a walk through.
 """
 
 from __future__ import annotations
@@ -17,10 +18,36 @@ import numpy.typing as npt
 import pluggy
 import pyarrow as pa
 
+from ilp_service.errors import EndpointError, IlpWarning, KnowledgeSourceError
+from ilp_service.knowledge import Choice, Document, Judge, KnowledgeSource, Ledger, Pair, Query, Setup, Verdict
+from ilp_service.samples.answers import normalise_answer
 from ilp_service.samples.sample import Message, Probe, Sample
 from ilp_service.study import Study
 
-__all__ = ["Array", "Cause", "Message", "Need", "Probe", "Sample", "Signal", "Study", "hookimpl"]
+__all__ = [
+    "Array",
+    "Cause",
+    "Choice",
+    "Document",
+    "EndpointError",
+    "IlpWarning",
+    "Judge",
+    "KnowledgeSource",
+    "KnowledgeSourceError",
+    "Ledger",
+    "Message",
+    "Need",
+    "Pair",
+    "Probe",
+    "Query",
+    "Sample",
+    "Setup",
+    "Signal",
+    "Study",
+    "Verdict",
+    "hookimpl",
+    "normalise_answer",
+]
 
 hookimpl = pluggy.HookimplMarker("ilp_service")
 Array = npt.NDArray[np.float64]

@@ -1,4 +1,5 @@
-"""Finds the causes: installed packages by entry point (the built-in ones too), and folders that somebody named.
+"""Finds causes, knowledge sources and judges: installed packages by entry point (the built-in ones too), and folders
+that somebody named.
 
 A plugin that cannot be loaded is reported and left out; the others are not touched by it.
 """
@@ -9,10 +10,8 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
-import math
-import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -23,12 +22,30 @@ import pluggy
 
 from ilp_service import __version__, hookspecs
 from ilp_service.errors import PluginLoadError
-from ilp_service.plugin import Cause, Need, Signal
+from ilp_service.plugin import Cause, Judge, KnowledgeSource
+from ilp_service.plugin_declarations import faults, judge_faults, source_faults
 
 GROUP = "ilp_service"
 _DISTRIBUTION = "ilp-service"
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED = frozenset({"sample_id", "unattributed"})
+_KINDS = {
+    "ilp_causes": ("cause", faults),
+    "ilp_knowledge_sources": ("knowledge source", source_faults),
+    "ilp_judges": ("judge", judge_faults),
+}
+"""What each hook returns, in words, and what tells whether it is declared well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a knowledge source or a judge came from.
+
+    Attributes:
+        where: The package or file.
+        version: Of the package, ``None`` for a file.
+    """
+
+    where: str
+    version: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,10 @@ class Plugins:
         failures: One sentence why a plugin, or a part of it, was left out, by where it was found.
         digests: SHA-256 of the code of every plugin file or package of a folder, and the version of every installed
             one that is not ours, by where it was found.
+        sources: Every knowledge source, in the order in which their plugins were found.
+        judges: Every judge, in the same order.
+        source_origins: Where each knowledge source came from, by its name.
+        judge_origins: Where each judge came from, by its name.
     """
 
     causes: tuple[Cause, ...]
@@ -49,6 +70,10 @@ class Plugins:
     versions: Mapping[str, str | None]
     failures: Mapping[str, str]
     digests: Mapping[str, str] = field(default_factory=dict)
+    sources: tuple[KnowledgeSource, ...] = ()
+    judges: tuple[Judge, ...] = ()
+    source_origins: Mapping[str, Origin] = field(default_factory=dict)
+    judge_origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +110,7 @@ class _Found:
 
 @dataclass(slots=True)
 class _Collected:
-    causes: list[Cause] = field(default_factory=list)
-    origins: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str | None] = field(default_factory=dict)
+    accepted: dict[str, dict[str, tuple[Any, Origin]]] = field(default_factory=lambda: {hook: {} for hook in _KINDS})
     failures: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
 
@@ -101,7 +124,8 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
     Folders are code: only those named here are read, never the current directory by itself. Files and packages whose
     name begins with an underscore, and sub-folders without ``__init__.py``, are left alone; a package that is
     installed as well is loaded once. Built-in causes come first, then other packages by name, then
-    files in the order of the folders and of their names; of two causes with one name the first is kept.
+    files in the order of the folders and of their names; of two causes (sources, judges) with one name the first is
+    kept.
 
     Raises:
         PluginLoadError: A named folder does not exist or cannot be read.
@@ -121,7 +145,8 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
             if manager.is_registered(module):
                 continue
             manager.register(module, name=plugin.where)
-            _accept(plugin, _ask(manager, module), collected)
+            for hook, found_there in _ask(manager, module).items():
+                _accept(plugin, hook, found_there, collected)
             if digest := plugin.digest():
                 collected.digests[plugin.where] = digest
         # A plugin's code may raise anything, SystemExit included; only a person's Ctrl-C goes through.
@@ -129,81 +154,59 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
             collected.fail(plugin.where, _sentence(error))
             if manager.has_plugin(plugin.where):
                 manager.unregister(name=plugin.where)
+    causes, sources, judges = collected.accepted.values()
     return Plugins(
-        tuple(collected.causes),
-        MappingProxyType(collected.origins),
-        MappingProxyType(collected.versions),
+        tuple(cause for cause, _ in causes.values()),
+        MappingProxyType({name: origin.where for name, (_, origin) in causes.items()}),
+        MappingProxyType({name: origin.version for name, (_, origin) in causes.items()}),
         MappingProxyType(collected.failures),
         MappingProxyType(collected.digests),
+        tuple(source for source, _ in sources.values()),
+        tuple(judge for judge, _ in judges.values()),
+        MappingProxyType({name: origin for name, (_, origin) in sources.items()}),
+        MappingProxyType({name: origin for name, (_, origin) in judges.items()}),
     )
 
 
 def describe_plugins(plugins: Plugins) -> list[dict[str, Any]]:
-    """What is loaded and from where, ready for JSON: one entry a cause."""
+    """What is loaded and from where, ready for JSON: one entry a cause, then one a knowledge source, then a judge."""
     return [
-        {
-            "name": cause.name,
-            "title": cause.title,
-            "kind": "cause",
-            "needs": sorted(str(need) for need in cause.needs),
-            "origin": plugins.origins[cause.name],
-            "version": plugins.versions[cause.name],
-            "threshold": float(cause.threshold),
-            "signals": [
-                {
-                    "name": signal.name,
-                    "unit": signal.unit,
-                    "direction": signal.direction,
-                    "kind": signal.kind,
-                    "meaning": signal.meaning,
-                }
-                for signal in cause.signals
-            ],
-        }
-        for cause in plugins.causes
+        *(_described_cause(cause, plugins) for cause in plugins.causes),
+        *(_described("knowledge_source", source, plugins.source_origins[source.name]) for source in plugins.sources),
+        *(_described("judge", judge, plugins.judge_origins[judge.name]) for judge in plugins.judges),
     ]
 
 
-def faults(cause: object) -> list[str]:
-    """What is wrong with the declarations of a cause, one sentence each; empty if nothing is."""
-    if isinstance(cause, type):
-        return [f"The hook returned the class {cause.__name__}; return an object of it, {cause.__name__}()."]
-    if not isinstance(cause, Cause):
-        return [f"The hook returned {type(cause).__name__}; expected objects of ilp_service.plugin.Cause."]
-    called = type(cause).__name__
-    missing = [name for name in ("name", "title", "signals") if not hasattr(cause, name)]
-    if missing:
-        return [f"{called} does not declare {', '.join(missing)}."]
-    wrong = []
-    if not isinstance(cause.name, str) or not _NAME.fullmatch(cause.name) or cause.name in _RESERVED:
-        wrong.append(f"{called}.name is {cause.name!r}; expected small letters, digits and underscores.")
-    if not isinstance(cause.title, str) or not cause.title.strip():
-        wrong.append(f"{called}.title is {cause.title!r}; expected one line for people.")
-    if not isinstance(cause.needs, frozenset | set) or not all(isinstance(need, Need) for need in cause.needs):
-        wrong.append(f"{called}.needs is {cause.needs!r}; expected a frozenset of Need.")
-    threshold = cause.threshold
-    if not isinstance(threshold, int | float) or not math.isfinite(threshold) or not 0 < threshold <= 1:
-        wrong.append(f"{called}.threshold is {threshold!r}; expected a number above 0 and up to 1.")
-    return wrong + list(_signal_faults(called, cause.signals))
+def _described(kind: str, found: KnowledgeSource | Judge, origin: Origin) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "title": found.title,
+        "kind": kind,
+        "origin": origin.where,
+        "version": origin.version,
+    }
 
 
-def _signal_faults(called: str, signals: object) -> Iterator[str]:
-    if not isinstance(signals, tuple | list) or not signals or not all(isinstance(one, Signal) for one in signals):
-        yield f"{called}.signals is {signals!r:.80}; expected a tuple of at least one Signal."
-        return
-    seen: set[str] = set()
-    for signal in signals:
-        if not isinstance(signal.name, str) or not _NAME.fullmatch(signal.name) or signal.name in _RESERVED:
-            yield f"{called} has a signal named {signal.name!r}; expected small letters, digits and underscores."
-        elif signal.name in seen:
-            yield f"{called} declares the signal {signal.name!r} twice."
-        seen.add(signal.name)
-        if signal.direction not in ("+", "-", "0"):
-            yield f"Signal {signal.name!r} of {called} has direction {signal.direction!r}; expected '+', '-' or '0'."
-        if signal.kind not in ("number", "text"):
-            yield f"Signal {signal.name!r} of {called} has kind {signal.kind!r}; expected 'number' or 'text'."
-        if not all(isinstance(words, str) and words.strip() for words in (signal.unit, signal.meaning)):
-            yield f"Signal {signal.name!r} of {called} lacks a unit or a meaning."
+def _described_cause(cause: Cause, plugins: Plugins) -> dict[str, Any]:
+    return {
+        "name": cause.name,
+        "title": cause.title,
+        "kind": "cause",
+        "needs": sorted(str(need) for need in cause.needs),
+        "origin": plugins.origins[cause.name],
+        "version": plugins.versions[cause.name],
+        "threshold": float(cause.threshold),
+        "signals": [
+            {
+                "name": signal.name,
+                "unit": signal.unit,
+                "direction": signal.direction,
+                "kind": signal.kind,
+                "meaning": signal.meaning,
+            }
+            for signal in cause.signals
+        ],
+    }
 
 
 def _installed() -> list[_Found]:
@@ -284,36 +287,38 @@ def _import_package(folder: Path) -> object:
     return module
 
 
-def _ask(manager: pluggy.PluginManager, module: object) -> list[object]:
-    """The causes of one plugin: its hook is called without the others', so that it fails alone."""
+def _ask(manager: pluggy.PluginManager, module: object) -> dict[str, list[object]]:
+    """What each hook of one plugin returns: it is called without the others', so that it fails alone."""
     manager.check_pending()
     others = [plugin for plugin in manager.get_plugins() if plugin is not module]
-    caller = manager.subset_hook_caller("ilp_causes", remove_plugins=others)
-    if not caller.get_hookimpls():
-        raise AttributeError("it has no function ilp_causes marked @hookimpl")
-    return [cause for causes in caller() for cause in _listed(causes)]
+    callers = {hook: manager.subset_hook_caller(hook, remove_plugins=others) for hook in _KINDS}
+    if not any(caller.get_hookimpls() for caller in callers.values()):
+        first, *rest = _KINDS
+        raise AttributeError(f"it has no function {first} marked @hookimpl, nor {' or '.join(rest)}")
+    return {
+        hook: [found for returned in caller() for found in _listed(returned, hook)] for hook, caller in callers.items()
+    }
 
 
-def _listed(causes: object) -> Iterable[object]:
-    if isinstance(causes, str) or not isinstance(causes, Iterable):
-        raise TypeError(f"ilp_causes returned {type(causes).__name__}; expected a list of causes")
-    return causes
+def _listed(returned: object, hook: str) -> Iterable[object]:
+    if isinstance(returned, str) or not isinstance(returned, Iterable):
+        raise TypeError(f"{hook} returned {type(returned).__name__}; expected a list of {_KINDS[hook][0]}s")
+    return returned
 
 
-def _accept(plugin: _Found, causes: Sequence[object], collected: _Collected) -> None:
-    for cause in causes:
-        wrong = faults(cause)
-        if wrong:
+def _accept(plugin: _Found, hook: str, found_there: Sequence[object], collected: _Collected) -> None:
+    kind, faults_of = _KINDS[hook]
+    accepted = collected.accepted[hook]
+    for found in found_there:
+        if wrong := faults_of(found):
             collected.fail(plugin.where, wrong[0])
-        elif isinstance(cause, Cause) and cause.name in collected.origins:
-            first = collected.origins[cause.name]
-            collected.fail(
-                plugin.where, f"It has a cause {cause.name!r}, which {first} has already; rename one of them."
-            )
-        elif isinstance(cause, Cause):
-            collected.causes.append(cause)
-            collected.origins[cause.name] = plugin.where
-            collected.versions[cause.name] = plugin.version
+            continue
+        name = getattr(found, "name")  # noqa: B009 - its faults were looked at, so it has one
+        if name in accepted:
+            first = accepted[name][1].where
+            collected.fail(plugin.where, f"It has a {kind} {name!r}, which {first} has already; rename one of them.")
+        else:
+            accepted[name] = found, Origin(plugin.where, plugin.version)
 
 
 def _sentence(error: BaseException) -> str:

@@ -111,6 +111,72 @@ class AttributionSettings(_Part):
     )
 
 
+_URL = r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$"
+_ENVIRONMENT = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class _Endpoint(_Part):
+    """An OpenAI-compatible endpoint, and how much it may be asked."""
+
+    endpoint_url: str | None = Field(
+        default=None,
+        pattern=_URL,
+        description="Base URL of an OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1; none: never contacted.",
+    )
+    endpoint_model: str | None = Field(default=None, description="The model to ask there.")
+    endpoint_key_env: str | None = Field(
+        default=None, pattern=_ENVIRONMENT, description="Environment variable that holds its API key; none: no key."
+    )
+    timeout: float = Field(default=60.0, gt=0.0, description="Seconds until a request without an answer has failed.")
+    retries: int = Field(default=4, ge=0, description="Repetitions after 429, 5xx or a lost connection, ever slower.")
+    max_requests: int = Field(default=1000, ge=0, description="Budget: most requests of a run, repetitions included.")
+
+
+class KnowledgeSourceSettings(_Endpoint):
+    """Where documents come from; a source is asked only if its file or URL is named."""
+
+    order: tuple[str, ...] = Field(
+        default=(), description="Sources to ask, first to last; none: all that are set up, as 'ilp plugins list' shows."
+    )
+    limit: int = Field(default=20, ge=1, description="Most documents a sample.")
+    leak_similarity: float = Field(
+        default=0.9,
+        gt=0.0,
+        le=1.0,
+        description="A document this similar to a sample's prompt and response is left out.",
+    )
+    corpus: Path | None = Field(default=None, description="JSONL, parquet or text file, or a folder of them.")
+    corpus_field: str = Field(default="text", description="Field or column of the corpus that holds the text.")
+    corpus_passage_words: int = Field(
+        default=256, ge=8, description="Longer texts are cut into passages of so many words."
+    )
+    corpus_shard_passages: int = Field(
+        default=50_000, ge=1, description="Passages indexed at once; bounds memory and changes no score."
+    )
+    user_documents: Path | None = Field(
+        default=None, description="CSV, JSONL or parquet file with the columns 'entity' and 'text'."
+    )
+    wikidata_url: str | None = Field(
+        default=None,
+        pattern=_URL,
+        description="A Wikibase's api.php, e.g. https://www.wikidata.org/w/api.php; none: never contacted.",
+    )
+    wikidata_language: str = Field(
+        default="en", pattern=r"^[a-z]{2,3}(-[a-z]+)*$", description="Language of Wikidata's labels."
+    )
+    options: dict[str, str] = Field(default={}, description="Options of sources of your own, by name.")
+
+
+class JudgeSettings(_Endpoint):
+    """Who says which of two contradicting samples is right."""
+
+    name: str = Field(default="consensus", description="The judge; 'ilp plugins list' shows those that are loaded.")
+    min_confidence: float = Field(
+        default=0.6, ge=0.0, le=1.0, description="A verdict with less confidence counts as 'unsure'."
+    )
+    options: dict[str, str] = Field(default={}, description="Options of judges of your own, by name.")
+
+
 class Settings(BaseSettings):
     """All settings of a diagnosis."""
 
@@ -129,16 +195,29 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     scoring: ScoringSettings = ScoringSettings()
     attribution: AttributionSettings = AttributionSettings()
+    knowledge_sources: KnowledgeSourceSettings = KnowledgeSourceSettings()
+    judge: JudgeSettings = JudgeSettings()
     work_dir: Path = Field(default=Path("mlruns/ilp-work"), description="Where unfinished runs keep their chunks.")
 
     def dotted(self) -> dict[str, float]:
         """Numeric settings by dotted name, as cause plugins see them."""
         return {
             f"{part}.{name}": float(value)
-            for part, values in self.model_dump().items()
+            for part, values in self.model_dump(exclude={"knowledge_sources", "judge"}).items()
             if isinstance(values, dict)
             for name, value in values.items()
             if isinstance(value, int | float)
+        }
+
+    def knowledge_options(self) -> dict[str, Any]:
+        """Settings by dotted name as knowledge sources and judges see them, those of plugins of one's own included."""
+        own = {**self.knowledge_sources.options, **self.judge.options}
+        parts = {"knowledge_sources": self.knowledge_sources, "judge": self.judge}
+        return own | {
+            f"{part}.{name}": getattr(values, name)
+            for part, values in parts.items()
+            for name in type(values).model_fields
+            if name != "options"
         }
 
 

@@ -57,9 +57,11 @@ class Prepared:
     def work_key(self, request: DiagnosisRequest) -> str:
         """Name of the folder for safe points: a digest of all that can change what is kept there.
 
-        Neither detection nor attribution can, so a look with another threshold costs no second scoring.
+        Neither detection nor attribution can, so a look with another threshold costs no second scoring; nor can
+        what remedies ask later.
         """
-        settings = request.settings.model_dump(mode="json", exclude={"work_dir", "detection", "attribution"})
+        later = {"work_dir", "detection", "attribution", "knowledge_sources", "judge"}
+        settings = request.settings.model_dump(mode="json", exclude=later)
         place = self.checkpoint.device.partition(":")[0]
         # Not the trajectory's: no model is asked because of it, and its training length is in the rendering.
         digests = {name: self.digests[name] for name in ("model", "base", "data")}

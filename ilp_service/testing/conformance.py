@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ilp_service.evidence.collection import Evidence, collect_evidence, signals_of
 from ilp_service.plugin import Cause
-from ilp_service.plugin_loading import faults
+from ilp_service.plugin_declarations import faults
 from ilp_service.study import Study
 from ilp_service.testing.studies import ready_studies
 
