@@ -1,0 +1,1 @@
+"""Asking knowledge sources and judges: which of them, what came back, what it cost, and no training sample among it."""
