@@ -54,19 +54,15 @@ class Client:
         setup: Its ledger counts every request; its work folder keeps every answer.
         section: The settings to go by: ``knowledge_sources`` or ``judge``.
         key: Sent as a bearer token; ``None`` for none.
-        sleep: Waits so many seconds.
     """
 
-    def __init__(
-        self, setup: Setup, section: str, key: str | None = None, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, setup: Setup, section: str, key: str | None = None) -> None:
         self._ledger = setup.ledger
         self._timeout = float(setup.options[f"{section}.timeout"])
         self._retries = int(setup.options[f"{section}.retries"])
         self._budget = int(setup.options[f"{section}.max_requests"])
         self._section = section
         self._key = key
-        self._sleep = sleep
         self._folder = setup.work_dir / "knowledge" / "answers"
         self._opener = urllib.request.build_opener(_Unredirected)
         self._jitter = random.Random(0)  # noqa: S311 - spreads waiting clients, keeps no secret
@@ -124,7 +120,7 @@ class Client:
                     ) from None
                 asked = None
             longer = float(asked) if asked and asked.isdigit() else 0.0
-            self._sleep(min(max(wait * self._jitter.uniform(0.75, 1.25), longer), _LONGEST_WAIT))
+            time.sleep(min(max(wait * self._jitter.uniform(0.75, 1.25), longer), _LONGEST_WAIT))
             wait *= 2
         raise AssertionError("the last attempt returns or raises")
 

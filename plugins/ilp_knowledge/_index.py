@@ -6,6 +6,7 @@ Document frequencies and the mean length are those of the whole corpus, so that 
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def build(passages: Iterable[Passage], folder: Path, shard_passages: int) -> int
     frequency = np.zeros(0, dtype=np.int64)
     total = count = shards = 0
     with (folder / "passages.jsonl").open("wb") as file:
-        offsets = [0]
+        offsets = array("q", [0])
         for shard in _shards(passages, words, shard_passages):
             for passage in shard.passages:
                 raw = json.dumps([passage.text, passage.place], ensure_ascii=True).encode() + b"\n"
