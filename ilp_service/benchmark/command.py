@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ilp_service.benchmark.families import FAMILIES
+from ilp_service.benchmark.families import FAMILIES, is_seed
 from ilp_service.benchmark.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ def _words(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 
 def _worlds(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, int]]:
     """``family:seed``, checked."""
-    worlds = []
+    worlds: list[tuple[str, int]] = []
     for value in values:
         family, _, seed = value.partition(":")
-        if family not in FAMILIES or not seed.isdigit():
+        if family not in FAMILIES or not is_seed(seed):
             raise click.BadParameter(f"{value!r} is no world; write family:seed with a family of {', '.join(FAMILIES)}")
+        if (family, int(seed)) in worlds:
+            raise click.BadParameter(f"{value!r} is named twice; every seed is one world")
         worlds.append((family, int(seed)))
     return worlds
 
@@ -154,24 +156,33 @@ def score(predictions: Path, folder: Path, as_json: bool) -> None:
 @click.option("--into", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Page to put it into.")
 def page(scores: Path, into: Path | None) -> None:
     """Write the figures of a benchmark as markdown, to stdout or between the markers of a page."""
-    from ilp_service.attribution.card import put_into
+    from ilp_service.attribution.card import put_into, read_scores
+    from ilp_service.attribution.registration import read_card
     from ilp_service.benchmark.page import BEGIN, END
     from ilp_service.benchmark.page import page as made
+    from ilp_service.errors import DataFormatError
     from ilp_service.tables import atomic_path
 
-    text = made(json.loads(scores.read_text()))
+    report = read_scores(scores)
+    try:
+        text = made(report)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataFormatError(
+            f"The scores {scores} are not those of 'ilp benchmark' ({type(error).__name__}: {error}); name the "
+            "scores.json that it left in its folder."
+        ) from error
     if into is None:
         click.echo(text)
         return
-    whole = put_into(into.read_text(), text, BEGIN, END)
+    whole = put_into(read_card(into), text, BEGIN, END)
     with atomic_path(into) as temporary:
-        temporary.write_text(whole)
+        temporary.write_text(whole, encoding="utf-8")
         temporary.chmod(into.stat().st_mode & 0o777)
 
 
 @benchmark.command()
 @_world_options(HELD_OUT_WORLDS)
-@click.option("--sft-seed", default=0, show_default=True, help="Seed of the fine-tuning.")
+@click.option("--sft-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the fine-tuning.")
 def build(worlds: list[tuple[str, int]], size: str, folder: Path, sft_seed: int) -> None:
     """Build worlds, and say where their parts are."""
     for family, seed in worlds:
@@ -195,7 +206,7 @@ def labels(worlds: list[tuple[str, int]], size: str, folder: Path) -> None:
 @_world_options(TRAINING_WORLDS)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     default=Path("ilp_service/attribution/signals.parquet"),
     show_default=True,
     help="The table to write.",
@@ -220,7 +231,11 @@ def table(worlds: list[tuple[str, int]], size: str, folder: Path, out: Path) -> 
 
 @benchmark.command()
 @_world_options(HELD_OUT_WORLDS)
-@click.option("--other-sft-seed", type=int, help="Also fine-tune with this seed, and count the controls that flip.")
+@click.option(
+    "--other-sft-seed",
+    type=click.IntRange(min=0),
+    help="Also fine-tune with this seed, and count the controls that flip.",
+)
 def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed: int | None) -> None:
     """Diagnose worlds and print, as JSON lines, how much of what was planted is found, labels unverified."""
     from ilp_service.attribution.attribute import attribute

@@ -49,3 +49,8 @@ def tiny_model(family: str, *, vocabulary: int, pad: int, end: int, seed: int) -
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     return model
+
+
+def is_seed(text: str) -> bool:
+    """Whether it can be the seed of a world: a whole number of at most nine digits, without a sign."""
+    return text.isascii() and text.isdigit() and len(text) <= 9

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from ilp_service.benchmark.stages import stage
 from ilp_service.plugin import Cause
 from ilp_service.settings import Settings
 from ilp_service.tables import write_table
+
+_LIBRARIES = ("numpy", "scikit-learn")
+"""What the classifiers are made with; another release may say something else."""
 
 _CODE = ("attribution", "evidence", "benchmark")
 """Parts of the package that decide what is said, the shipped table of signals included."""
@@ -51,7 +55,7 @@ def _code(causes: Sequence[Cause]) -> bytes:
     # A plugin's helpers lie beside it.
     folders = {Path(inspect.getfile(type(cause))).parent for cause in causes}
     files += [path for folder in sorted(folders) for path in sorted(folder.glob("*.py"))]
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr([(name, version(name)) for name in _LIBRARIES]).encode())
     for path in files:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.digest()
@@ -61,8 +65,10 @@ def _parts(world: Examined) -> Iterator[bytes]:
     """Everything of a world that a method looks at."""
     findings = world.findings
     study, evidence = findings.study, findings.evidence
-    tables = (world.labels, findings.truth, evidence.table, study.evaluation, study.options, study.trajectory)
-    for table in tables:
+    measured = (study.evaluation, study.options, study.neighbours, study.rendering, study.trajectory)
+    for table in (world.labels, findings.truth, evidence.table, *measured):
+        # Which of them is lacking counts too.
+        yield b"" if table is None else b"a table"
         if table is not None:
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -71,8 +77,10 @@ def _parts(world: Examined) -> Iterator[bytes]:
     for arrays in (evidence.rules, evidence.excluded):
         for name, values in sorted(arrays.items()):
             yield name.encode() + (b"" if values is None else np.ascontiguousarray(values).tobytes())
+    yield repr((sorted(evidence.status.items()), study.unlearned, study.has_base, study.file_rows)).encode()
+    yield repr(sorted(study.settings.items())).encode()
     for sample in study.samples:
-        yield f"{sample.sample_id}\0{sample.prompt}\0{sample.response}".encode()
+        yield repr(sample).encode()
 
 
 def _write(fold: Fold, folder: Path) -> None:

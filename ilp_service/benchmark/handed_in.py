@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ilp_service.attribution.rules import UNATTRIBUTED
 from ilp_service.benchmark.plants import CAUSES
-from ilp_service.errors import DataFormatError, DataNotFoundError
+from ilp_service.errors import DataEmptyError, DataFormatError, DataNotFoundError
 
 LABELS_FILE = "labels.parquet"
 
@@ -30,21 +30,28 @@ PREDICTIONS = pa.schema(
 )
 """What everybody hands in; ``p_<cause>`` (0-1, null where unknown) may stand beside it."""
 
-_LABELS = ("world", "sample_id", "origin", "planted", "causes", "verdict")
+_LABELS = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("world", "sample_id", "origin", "planted")),
+        pa.field("causes", pa.list_(pa.string())),
+        pa.field("verdict", pa.string()),
+    ]
+)
 
 
 def read_labels(source: Path | pa.Table) -> pa.Table:
-    """The labels of a file, of all worlds in a folder, or of a table, checked.
+    """The labels of a file, of all worlds in a folder, or of a table, checked; the columns that a score needs.
 
     Args:
         source: ``labels.parquet``, a folder with that file, or a folder whose sub-folders (the worlds) have one each.
 
     Raises:
         DataNotFoundError: There are no labels.
-        DataFormatError: A column is missing, or a sample is labelled twice.
+        DataFormatError: A column is missing or of the wrong type, or a sample is labelled twice.
     """
-    table = source if isinstance(source, pa.Table) else pa.concat_tables(_label_files(source))
-    _columns(table, _LABELS, "Labels")
+    tables = [source] if isinstance(source, pa.Table) else _label_files(source)
+    # Worlds of another recipe may have other runs; what is scored stands in all of them.
+    table = pa.concat_tables([_label_columns(part) for part in tables])
     _once(table, "Labels")
     return table
 
@@ -76,10 +83,12 @@ def read_predictions(
         DataNotFoundError: There is no such file.
         DataFormatError: A column is missing or of the wrong type, a world, sample or cause is unknown, a sample is
             there twice, or a probability is null or outside 0-1.
+        DataEmptyError: There are no labels.
     """
     table = source if isinstance(source, pa.Table) else _read(source, "Predictions")
     _columns(table, PREDICTIONS.names, "Predictions")
     chances = [name for name in table.column_names if name.startswith("p_")]
+    _columns(table, chances, "Predictions")
     fields = [*PREDICTIONS, *(pa.field(name, pa.float64()) for name in chances)]
     columns = []
     for field in fields:
@@ -101,6 +110,17 @@ def read_predictions(
     return table
 
 
+def _label_columns(table: pa.Table) -> pa.Table:
+    """The columns that a score needs, all of one type."""
+    _columns(table, [field.name for field in _LABELS], "Labels")
+    try:
+        return table.select(_LABELS.names).cast(_LABELS)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataFormatError(
+            f"Labels are not of the types that 'ilp benchmark labels' writes ({str(error).splitlines()[0][:120]})."
+        ) from error
+
+
 def _label_files(source: Path) -> list[pa.Table]:
     if source.is_file():
         return [_read(source, "Labels")]
@@ -118,7 +138,7 @@ def _read(path: Path, what: str) -> pa.Table:
         raise DataNotFoundError(f"{what}: there is no file {path}; name a parquet file.")
     try:
         return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataFormatError(f"{what}: {path} is no parquet file ({str(error).splitlines()[0][:120]}).") from error
 
 
@@ -144,6 +164,8 @@ def _once(table: pa.Table, what: str) -> None:
 def _known(table: pa.Table, labels: pa.Table, others: frozenset[tuple[str, str]]) -> None:
     labelled = set(_pairs(labels))
     worlds = {world for world, _ in labelled | others}
+    if not worlds:
+        raise DataEmptyError("There is no labelled sample at all, so nothing can be scored; build more worlds.")
     for world, key in _pairs(table):
         if world not in worlds:
             raise DataFormatError(f"Predictions name the world {world!r}; the labels have {', '.join(sorted(worlds))}.")

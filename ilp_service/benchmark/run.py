@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from ilp_service.benchmark.crossing import CLASSIFIER, PAPER_RULES, Examined, cross
-from ilp_service.benchmark.families import FAMILIES
+from ilp_service.benchmark.families import FAMILIES, is_seed
 from ilp_service.benchmark.folds import kept_in
 from ilp_service.benchmark.handed_in import LABELS_FILE
 from ilp_service.benchmark.plots import plot_reliability, plot_risk_coverage
@@ -89,7 +89,7 @@ def deal(families: Sequence[str], seeds: Sequence[str]) -> tuple[Place, ...]:
     turn = 0
     for text in seeds:
         named, colon, seed = text.rpartition(":")
-        if not seed.isdigit() or (colon and named not in families):
+        if not is_seed(seed) or (colon and named not in families):
             raise SettingsError(f"Seed {text!r} is neither a whole number nor family:seed with a family of this run.")
         worlds.append((named if colon else families[turn % len(families)], int(seed)))
         turn += not colon
@@ -120,6 +120,9 @@ def run_benchmark(plan: Plan, causes: Sequence[Cause], steps: Steps, say: Say) -
     if both:
         raise SettingsError(f"World {both[0][0]}:{both[0][1]} is to be trained on and scored; give it to one of them.")
     _check_enough(plan)
+    settings = Settings()
+    # Before hours of building: what is kept is kept under the code that was loaded, not under what was edited since.
+    keep = kept_in(plan.out / "folds", causes, settings, plan.seed)
     examined: dict[Place, Examined] = {}
     places = (*plan.training, *plan.held_out)
     for number, place in enumerate(places, 1):
@@ -128,8 +131,6 @@ def run_benchmark(plan: Plan, causes: Sequence[Cause], steps: Steps, say: Say) -
         examined[place] = steps.examine(built, steps.label(built))
     held_out = [examined[place] for place in sorted(plan.held_out)]
     training = [examined[place] for place in sorted(plan.training)]
-    settings = Settings()
-    keep = kept_in(plan.out / "folds", causes, settings, plan.seed)
     crossed = cross(training, held_out, causes, settings, say, seed=plan.seed, keep=keep)
     scores = scores_of(crossed, held_out, plan.seed)
     report = report_of(crossed, scores, training, held_out, plan.seed)
@@ -181,6 +182,8 @@ def ordinary_steps(plan: Plan, causes: Sequence[Cause], say: Say, progress: Call
 
 def _check_enough(plan: Plan) -> None:
     """Refuse at once what would fail after hours of building."""
+    if not plan.held_out:
+        raise SettingsError("No seed of a world to score is named; name some with --seeds.")
     for family in sorted({family for family, _ in plan.held_out}):
         seeds = {seed for other, seed in plan.held_out if other == family}
         left = [place for place in plan.training if place[0] != family and place[1] not in seeds]

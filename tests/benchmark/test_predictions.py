@@ -179,9 +179,29 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
         score(predictions(held).slice(0, 0), pa.Table.from_pylist([label(W, "open", [], planted=MISSING)]))
 
 
+def test_worlds_whose_labels_have_other_runs_are_scored_together(tmp_path: Path) -> None:
+    for world in WORLDS[:2]:
+        held = labels(worlds=[world]).append_column(f"p_{world}", pa.array([0.5] * 4 * len(CAUSES)))
+        (tmp_path / world).mkdir()
+        pq.write_table(held, tmp_path / world / "labels.parquet")
+    assert score(predictions(labels(worlds=WORLDS[:2])), tmp_path).value("macro_f1") == 1.0
+
+
+def test_a_probability_that_is_there_twice_is_told() -> None:
+    held = labels(worlds=[W])
+    said = predictions(held)
+    twice = pa.Table.from_arrays([*said.columns, *[said["confidence"]] * 2], names=[*said.column_names, "p_x", "p_x"])
+    with pytest.raises(DataFormatError, match="2 columns 'p_x'"):
+        read_predictions(twice, held)
+
+
 def test_errors_of_labels_are_errors_of_the_user() -> None:
     held = labels(worlds=[W])
     with pytest.raises(IlpError, match="'verdict'"):
         read_labels(held.drop_columns("verdict"))
     with pytest.raises(IlpError, match="twice"):
         read_labels(pa.concat_tables([held, held]))
+    with pytest.raises(IlpError, match="types"):
+        read_labels(swap("causes", [MISSING])(held))
+    with pytest.raises(DataEmptyError, match="no labelled sample"):
+        score(predictions(held), held.slice(0, 0))

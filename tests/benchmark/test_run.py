@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from ilp_service.benchmark.crossing import Examined
 from ilp_service.benchmark.plots import plot_reliability, plot_risk_coverage
 from ilp_service.benchmark.recipe import BuiltWorld
 from ilp_service.benchmark.run import Place, Plan, Steps, deal, run_benchmark
-from ilp_service.errors import SettingsError
+from ilp_service.errors import DataFormatError, SettingsError
+from ilp_service.settings import Settings
 from ilp_service.tables import write_table
 from tests.benchmark.made_up import labels, predictions, verdicts
 from tests.benchmark.made_worlds import causes, made_world
@@ -72,6 +74,8 @@ def test_seeds_are_dealt_in_turn_so_that_no_two_families_share_one() -> None:
         (FAMILIES, ["first"], "'first' is neither"),
         (FAMILIES, ["olmo2:1"], "'olmo2:1' is neither"),
         (FAMILIES, ["-1"], "'-1' is neither"),
+        (FAMILIES, ["²"], "'²' is neither"),
+        (FAMILIES, ["12345678901"], "'12345678901' is neither"),
         (["qwen2"], ["1", "1"], "qwen2:1 is named twice"),
     ],
 )
@@ -83,12 +87,13 @@ def test_worlds_that_cannot_be_are_refused(families: list[str], seeds: list[str]
 def test_what_would_fail_after_hours_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     asked: Counter[Place] = Counter()
     held_out = deal(FAMILIES, ["100", "101"])
-    for training, message in (
-        (held_out, "to be trained on and scored"),
-        (deal(FAMILIES, ["0", "1"]), "two are needed"),
+    for scored, training, message in (
+        (held_out, held_out, "to be trained on and scored"),
+        (held_out, deal(FAMILIES, ["0", "1"]), "two are needed"),
+        ((), deal(FAMILIES, ["0", "1", "2", "3"]), "No seed of a world to score"),
     ):
         with pytest.raises(SettingsError, match=message):
-            run_benchmark(Plan(held_out, training, "small", tmp_path), (), made_steps(asked), lambda _line: None)
+            run_benchmark(Plan(scored, training, "small", tmp_path), (), made_steps(asked), lambda _line: None)
     assert not asked
 
 
@@ -158,6 +163,43 @@ def test_what_was_said_is_kept_until_a_label_changes(tmp_path: Path, monkeypatch
     assert len(calls) == 3
 
 
+def test_another_place_in_the_data_or_a_lost_record_is_asked_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def compute() -> crossing.Fold:
+        calls.append("asked")
+        return crossing.Fold((), {}, {}, {"causes": {}})
+
+    keep = folds.kept_in(tmp_path, causes(), Settings(), 0)
+    world = made_world("qwen2", 0)
+    study = world.findings.study
+    moved = (replace(study.samples[0], position=999), *study.samples[1:])
+    for number, other in enumerate(
+        (
+            study,
+            replace(study, samples=moved),
+            replace(study, trajectory=None),
+            replace(study, neighbours=study.neighbours.slice(1)),
+            replace(study, rendering=study.rendering.slice(1)),
+        ),
+        start=1,
+    ):
+        seen = Examined(replace(world.findings, study=other), world.labels)
+        assert keep("qwen2", [], [seen], compute) == keep("qwen2", [], [seen], compute)
+        assert len(calls) == number
+
+
+def test_what_is_kept_is_kept_under_the_code_that_was_loaded_not_under_later_edits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(folds, "_code", lambda _causes: order.append("code") or b"code")
+    steps = made_steps()
+    noted = replace(steps, build=lambda place: order.append("world") or steps.build(place))
+    run_benchmark(plan(tmp_path), causes(), noted, lambda _line: None)
+    assert order == ["code"] + ["world"] * 6
+
+
 def test_json_is_one_object_on_stdout_and_progress_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "ordinary_steps", lambda *_: made_steps())
     options = ["--families", "qwen2,llama", "--seeds", "100,101", "--train-seeds", "0,1,2,3", "--out", str(tmp_path)]
@@ -181,12 +223,39 @@ def test_anybodys_file_is_scored_from_the_command_line(tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(benchmark, [*arguments, "--json"]).stdout)["accuracy"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--world", "qwen2:²"], "is no world"),
+        (["table", "--world", "qwen2:1", "--world", "qwen2:01"], "named twice"),
+        (["build", "--sft-seed", "-1"], "-1"),
+        (["check", "--other-sft-seed", "-1"], "-1"),
+        (["table", "--out", "."], "is a directory"),
+    ],
+)
+def test_what_could_not_be_built_is_a_wrong_use(arguments: list[str], message: str) -> None:
+    found = CliRunner().invoke(benchmark, arguments)
+    assert found.exit_code == 2
+    assert message in found.stderr
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"worlds": []}', '{"worlds": 1, "trained_on": {}}'])
+def test_scores_of_something_else_make_no_page(tmp_path: Path, text: str) -> None:
+    scores, target = tmp_path / "scores.json", tmp_path / "page.md"
+    scores.write_text(text)
+    target.write_text("as it was")
+    found = CliRunner().invoke(benchmark, ["page", "--scores", str(scores), "--into", str(target)])
+    assert isinstance(found.exception, DataFormatError)
+    assert str(scores) in str(found.exception)
+    assert target.read_text() == "as it was"
+
+
 def test_every_command_says_what_it_does() -> None:
     for name, command in benchmark.commands.items():
         assert command.help, name
         found = CliRunner().invoke(benchmark, [name, "--help"])
         assert found.exit_code == 0
-    assert set(benchmark.commands) == {"build", "table", "check", "labels", "score"}
+    assert set(benchmark.commands) == {"build", "table", "check", "labels", "score", "page"}
 
 
 def test_plots_are_written_in_either_form(tmp_path: Path) -> None:
