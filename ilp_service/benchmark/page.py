@@ -128,10 +128,19 @@ def _rest(report: Mapping[str, Any]) -> str:
     leaks = ", ".join(f"{kind} {value:.2f}" for kind, value in report["leaks"].items())
     agreement = report["natural_agreement_pooled"]
     told = "none" if agreement is None else f"{agreement:.2f}"
+    chance = report.get("natural_agreement_by_chance")
+    if agreement is not None and chance is not None:
+        told += f" (a cause named at random: {chance:.2f})"
+    misjudged = report.get("misjudged_controls")
+    controls = f"Learned controls that were given a cause: {report['learned_controls_attributed']}."
+    if misjudged:
+        controls += (
+            f" Controls that the world's own questions show as learned and the diagnosis calls unlearned: "
+            f"{misjudged['unlearned']}; given a cause: {misjudged['attributed']}."
+        )
     return (
         f"Shortcuts: macro-F1 of a classifier that sees one kind of mark of the data file alone: {leaks}.\n\n"
-        f"Natural failures with a label: {report['natural_labelled']}; given a cause that they have: {told}. "
-        f"Learned controls that were given a cause: {report['learned_controls_attributed']}."
+        f"Natural failures with a label: {report['natural_labelled']}; given a cause that they have: {told}. {controls}"
     )
 
 

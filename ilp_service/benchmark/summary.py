@@ -26,7 +26,7 @@ from ilp_service.benchmark.intervals import summarise
 from ilp_service.benchmark.leaks import MarkedRows, leak_scores
 from ilp_service.benchmark.metrics import per_cause
 from ilp_service.benchmark.plants import CAUSES, INCONSISTENT
-from ilp_service.benchmark.predictions import Score, left_in, score
+from ilp_service.benchmark.predictions import LABELLED, NATURAL, Score, left_in, score
 from ilp_service.benchmark.recovery import beyond_placebo, median_of, recovered
 from ilp_service.benchmark.world import CONTROL
 
@@ -100,8 +100,10 @@ def report_of(
         "leaks": leak_scores([marked(world) for world in training], [marked(world) for world in held_out]),
         "verdicts": verdict_counts(labels),
         "learned_controls_attributed": learned_controls(crossed.predictions[CLASSIFIER], held_out),
+        "misjudged_controls": misjudged_controls(crossed.predictions[CLASSIFIER], held_out),
         "natural_labelled": ours.natural,
         "natural_agreement_pooled": ours.natural_agreement,
+        "natural_agreement_by_chance": natural_chance(labels),
         INCONSISTENT: {
             method: asdict(per_cause(scores[method].verdicts, [INCONSISTENT])[INCONSISTENT])
             for method in (CLASSIFIER, LABEL_ISSUES)
@@ -175,6 +177,35 @@ def learned_controls(predictions: pa.Table, held_out: Sequence[Examined]) -> int
         learned |= {(findings.built.name, key) for key, cause in planted if cause == CONTROL and key in fine}
     columns = (predictions[name].to_pylist() for name in ("world", "sample_id", "cause"))
     return sum(cause != UNATTRIBUTED and (world, key) in learned for world, key, cause in zip(*columns, strict=True))
+
+
+def misjudged_controls(predictions: pa.Table, held_out: Sequence[Examined]) -> dict[str, int]:
+    """Controls that the world's own questions show as learned and the diagnosis calls unlearned.
+
+    The labels have every control that failed the world's questions, so a control without one was learned. Only what
+    the diagnosis calls unlearned is ever given a cause, so that these are the learned controls that can get one.
+
+    Returns:
+        ``unlearned``: how many there are; ``attributed``: how many of them were given a cause.
+    """
+    misjudged = set()
+    for world in held_out:
+        findings = world.findings
+        failed = set(world.labels["sample_id"].to_pylist())
+        unlearned = set(findings.study.unlearned)
+        planted = zip(findings.truth["sample_id"].to_pylist(), findings.truth["cause"].to_pylist(), strict=True)
+        controls = {key for key, cause in planted if cause == CONTROL}
+        misjudged |= {(findings.built.name, key) for key in (controls & unlearned) - failed}
+    columns = zip(*(predictions[name].to_pylist() for name in ("world", "sample_id", "cause")), strict=True)
+    named = {(world, key) for world, key, cause in columns if cause != UNATTRIBUTED}
+    return {"unlearned": len(misjudged), "attributed": len(misjudged & named)}
+
+
+def natural_chance(labels: pa.Table) -> float | None:
+    """Share of the labelled natural failures that naming one of the causes at random would get right, 0-1."""
+    columns = zip(*(labels[name].to_pylist() for name in ("origin", "causes", "verdict")), strict=True)
+    counts = [len(causes) for origin, causes, verdict in columns if origin == NATURAL and verdict in LABELLED]
+    return sum(counts) / (len(counts) * len(CAUSES)) if counts else None
 
 
 def readable(report: Mapping[str, Any]) -> str:

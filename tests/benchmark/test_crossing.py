@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ilp_service.attribution.meta import MetaClassifier, untrained_meta
 from ilp_service.benchmark import crossing
 from ilp_service.benchmark.ablations import FEWER_SIGNALS, NO_BASE, NO_TRAJECTORY, ORDER
 from ilp_service.benchmark.crossing import CLASSIFIER, Crossed, Examined, cross, others_of, training_table
-from ilp_service.benchmark.plants import FORGOTTEN
-from ilp_service.benchmark.summary import MACRO_F1, learned_controls, marked, report_of, scores_of, verified
+from ilp_service.benchmark.plants import CAUSES, FORGOTTEN
+from ilp_service.benchmark.summary import (
+    MACRO_F1,
+    learned_controls,
+    marked,
+    misjudged_controls,
+    natural_chance,
+    report_of,
+    scores_of,
+    verified,
+)
+from ilp_service.benchmark.world import CONTROL
 from ilp_service.errors import SettingsError
 from ilp_service.settings import Settings
+from tests.benchmark.made_up import label
 from tests.benchmark.made_worlds import EACH, causes, made_world
 
 TRAINING = (("qwen2", 0), ("llama", 1), ("olmo2", 2), ("qwen2", 101), ("llama", 4))
@@ -124,6 +138,30 @@ def test_a_learned_control_that_is_named_is_counted(held_out: list[Examined]) ->
     said = pa.table({"world": [name, name], "sample_id": [control, world.findings.study.unlearned[0]]})
     assert learned_controls(said.append_column("cause", pa.array([FORGOTTEN, FORGOTTEN])), held_out) == 1
     assert learned_controls(said.append_column("cause", pa.array(["unattributed", FORGOTTEN])), held_out) == 0
+
+
+def test_a_control_that_the_diagnosis_alone_calls_unlearned_is_counted_and_one_that_failed_is_not(
+    held_out: list[Examined],
+) -> None:
+    world = held_out[0]
+    planted = dict(zip(*(world.findings.truth[name].to_pylist() for name in ("sample_id", "cause")), strict=True))
+    keys = list(world.findings.study.unlearned[:2])
+    control = pa.array([CONTROL if key in keys else cause for key, cause in planted.items()])
+    truth = world.findings.truth.set_column(1, "cause", control)
+    failed = world.labels.filter(pc.not_equal(world.labels["sample_id"], keys[0]))
+    judged = Examined(replace(world.findings, truth=truth), failed)
+    name = world.findings.built.name
+    said = pa.table({"world": [name, name], "sample_id": keys, "cause": [FORGOTTEN, FORGOTTEN]})
+    assert misjudged_controls(said, [judged]) == {"unlearned": 1, "attributed": 1}
+    assert misjudged_controls(said.slice(1), [judged]) == {"unlearned": 1, "attributed": 0}
+    assert misjudged_controls(said, [world]) == {"unlearned": 0, "attributed": 0}
+
+
+def test_chance_agrees_with_natural_failures_by_how_many_causes_they_have() -> None:
+    rows = [label("w", "one", CAUSES[:1]), label("w", "two", CAUSES[:3]), label("w", "open", [])]
+    natural = pa.Table.from_pylist([{**row, "origin": "natural"} for row in rows])
+    assert natural_chance(natural) == 4 / 12
+    assert natural_chance(pa.Table.from_pylist(rows)) is None
 
 
 def test_verified_counts_are_those_of_the_poorest_world(held_out: list[Examined]) -> None:

@@ -41,12 +41,24 @@ def report() -> dict[str, object]:
         "natural_agreement_pooled": 0.8,
         "natural_labelled": 20,
         "learned_controls_attributed": 0,
+        "natural_agreement_by_chance": 0.31,
+        "misjudged_controls": {"unlearned": 7, "attributed": 3},
     }
 
 
 def test_every_figure_of_the_report_is_on_the_page(report: dict[str, object]) -> None:
     text = page(report)
-    for told in ("0.931", "0.900 to 0.950", "0.023 | one world", "(lower is better)", "0.88", "60", "order 0.25"):
+    for told in (
+        "0.931",
+        "0.900 to 0.950",
+        "0.023 | one world",
+        "(lower is better)",
+        "0.88",
+        "60",
+        "order 0.25",
+        "random: 0.31",
+        "7; given a cause: 3",
+    ):
         assert told in text
     assert "| llama | missing_knowledge | - | 0.50 | pretraining_conflict 3, x 1 |" in text
     assert "1 groups in 4 worlds" in text
