@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from rapidfuzz import fuzz
+from rapidfuzz.distance import LCSseq
 
 from ilp_service.samples.sample import Sample
 
@@ -15,8 +16,8 @@ _WORD = re.compile(r"\w+")
 _KEY_WORDS = 4
 _GAP_WORDS = 8
 _GAP = 48
-_FUZZY_RESPONSE = 20
-"""Characters; shorter responses have to stand there word by word."""
+_LONG_RESPONSE = 6
+"""Words; a shorter response has to stand there word by word."""
 
 
 class Leaks:
@@ -28,11 +29,12 @@ class Leaks:
 
     Args:
         samples: All that the model was or will be fine-tuned on.
-        similarity: From which likeness on a prompt, or a long response, counts as the same; 0-1.
+        similarity: From which likeness on a prompt counts as the same, and which share of a long response's words has
+            to follow, in order; 0-1.
     """
 
     def __init__(self, samples: Sequence[Sample], similarity: float) -> None:
-        self._cutoff = 100 * similarity
+        self._similarity = similarity
         # By the first words, then by length: each place in a document then costs a few look-ups however many samples.
         self._prompts: dict[tuple[str, ...], dict[int, dict[str, set[str]]]] = defaultdict(lambda: defaultdict(dict))
         for sample in samples:
@@ -63,24 +65,24 @@ class Leaks:
     def _follows(self, response: str, rest: list[str]) -> bool:
         if not response:
             return False
-        size = len(response.split())
-        return self._holds(" ".join(rest[: _GAP_WORDS + size + size // 4]), response)
+        words = response.split()
+        return self._holds(rest[: _GAP_WORDS + len(words) + len(words) // 4], words)
 
     def _nearly(self, sample: Sample, text: str) -> bool:
         prompt, response = " ".join(words_of(sample.prompt)), " ".join(words_of(sample.response))
-        if not prompt or not response or len(text) < self._cutoff / 100 * (len(prompt) + len(response)):
+        if not prompt or not response or len(text) < self._similarity * (len(prompt) + len(response)):
             return False
-        found = fuzz.partial_ratio_alignment(prompt, text, score_cutoff=self._cutoff)
+        found = fuzz.partial_ratio_alignment(prompt, text, score_cutoff=100 * self._similarity)
         if found is None:
             return False
         slack = len(prompt) // 10
-        return self._holds(text[max(found.dest_end - slack, 0) :][: slack + _GAP + len(response) * 5 // 4], response)
+        rest = text[max(found.dest_end - slack, 0) :][: slack + _GAP + len(response) * 5 // 4]
+        return self._holds(rest.split(), response.split())
 
-    def _holds(self, text: str, response: str) -> bool:
-        if f" {response} " in f" {text} ":
-            return True
-        long = min(len(response), len(text)) >= _FUZZY_RESPONSE and len(text) >= self._cutoff / 100 * len(response)
-        return long and fuzz.partial_ratio(response, text) >= self._cutoff
+    def _holds(self, words: list[str], response: list[str]) -> bool:
+        if len(response) < _LONG_RESPONSE:
+            return f" {' '.join(response)} " in f" {' '.join(words)} "
+        return LCSseq.similarity(response, words) >= self._similarity * len(response)
 
 
 def words_of(text: str) -> list[str]:

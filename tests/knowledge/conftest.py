@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import ilp_knowledge._http
 import pytest
 
 from ilp_service.plugin import Ledger, Setup, Study
@@ -83,7 +82,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited between repetitions, without waiting."""
     waited: list[float] = []
-    monkeypatch.setattr(ilp_knowledge._http.time, "sleep", waited.append)
+    monkeypatch.setattr("time.sleep", waited.append)
     return waited
 
 
