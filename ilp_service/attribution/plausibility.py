@@ -55,8 +55,9 @@ def weakness(rows: Array, known: Array, sides: Array) -> Array:
         if sides[column] == 0 or np.isnan(known[column]).any():
             continue
         here = ~np.isnan(rows[:, column])
-        reference = np.sort(sides[column] * known[column])
-        at_most = np.searchsorted(reference, sides[column] * rows[here, column], side="right")
+        # In single precision, in which tables of signals are kept: a value that ties with known ones is to tie still.
+        reference = np.sort((sides[column] * known[column]).astype(np.float32))
+        at_most = np.searchsorted(reference, (sides[column] * rows[here, column]).astype(np.float32), side="right")
         total[here] += np.log((at_most + 0.5) / (len(reference) + 1)) ** 2
         measured[here] += 1
     return np.asarray(total / np.maximum(measured, 1), dtype=np.float64)

@@ -53,6 +53,13 @@ def test_a_signal_that_points_nowhere_or_is_missing_says_nothing() -> None:
     assert weakness(np.array([[0.1, np.nan, 0]]), known, SIDES[:3]) == weakness(np.array([[0.1]]), known[:1], SIDES[:1])
 
 
+def test_a_value_that_ties_with_known_ones_ties_when_the_table_was_kept_in_single_precision() -> None:
+    """Two thirds in single precision is a little more than two thirds; a tenth likewise."""
+    for value, side in ((2 / 3, 1.0), (-0.1, -1.0), (0.1, 1.0)):
+        known = np.full((1, 100), np.float32(value), dtype=np.float64)
+        assert weakness(np.array([[value]]), known, np.array([side]))[0] < 0.01
+
+
 def test_as_many_new_true_cases_as_promised_are_plausible() -> None:
     rows, labels, worlds = cases(2000)
     known = known_values(rows, labels, FEATURES)
