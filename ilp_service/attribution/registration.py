@@ -55,6 +55,10 @@ def read_signals(path: Path | None) -> Signals:
     missing = [name for name in KEYS if name not in table.column_names]
     if missing:
         raise DataFormatError(f"{path} has no column {missing[0]!r}; expected {', '.join(KEYS)} and signals.")
+    for name in KEYS:
+        kind = table.schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataFormatError(f"{path} has {kind} in column {name!r}; expected text.")
     return Signals(table, SignalsFacts(file_digest(path), table.num_rows, provenance(table)))
 
 

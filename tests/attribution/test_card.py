@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ilp_service.attribution.card import (
@@ -38,6 +39,14 @@ def test_the_documented_card_is_that_of_the_built_in_table() -> None:
 def test_it_reads_the_metadata_that_the_benchmark_writes() -> None:
     assert benchmark_table.PROVENANCE == PROVENANCE
     assert set(provenance(read_signals(None).table)) >= {"worlds", "recipe"}
+
+
+def test_a_table_whose_keys_are_no_text_is_refused(tmp_path: Path) -> None:
+    table = signals_table(per_cause=2)
+    place = table.column_names.index("cause")
+    pq.write_table(table.set_column(place, "cause", pa.array([1] * table.num_rows)), tmp_path / "signals.parquet")
+    with pytest.raises(DataFormatError, match="int64 in column 'cause'; expected text"):
+        read_signals(tmp_path / "signals.parquet")
 
 
 def test_it_counts_the_rows_of_every_cause_world_and_family() -> None:
