@@ -193,10 +193,18 @@ def test_what_is_kept_is_kept_under_the_code_that_was_loaded_not_under_later_edi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr(folds, "_code", lambda _causes: order.append("code") or b"code")
     steps = made_steps()
-    noted = replace(steps, build=lambda place: order.append("world") or steps.build(place))
-    run_benchmark(plan(tmp_path), causes(), noted, lambda _line: None)
+
+    def code(_causes: object) -> bytes:
+        order.append("code")
+        return b"code"
+
+    def build(place: Place) -> BuiltWorld:
+        order.append("world")
+        return steps.build(place)
+
+    monkeypatch.setattr(folds, "_code", code)
+    run_benchmark(plan(tmp_path), causes(), replace(steps, build=build), lambda _line: None)
     assert order == ["code"] + ["world"] * 6
 
 
