@@ -30,9 +30,20 @@ class Judged:
 
 
 def judge_pairs(
-    judges: Sequence[Judge], pairs: Sequence[Pair], settings: Settings, study: Study | None = None
+    judges: Sequence[Judge],
+    pairs: Sequence[Pair],
+    settings: Settings,
+    study: Study | None = None,
+    ledger: Ledger | None = None,
 ) -> Judged:
     """Ask the judge of ``judge.name``; one that fails is unsure of everything, so that nothing is removed for it.
+
+    Args:
+        judges: Those that are loaded.
+        pairs: What to judge.
+        settings: ``judge`` names the judge, and the least confidence.
+        study: What was measured; the consensus weighs it.
+        ledger: What the judge has cost so far in this run; it is counted on, so that the budget holds for the run.
 
     Raises:
         SettingsError: It is not loaded, or not set up.
@@ -42,7 +53,7 @@ def judge_pairs(
     by_name = {judge.name: judge for judge in judges}
     if name not in by_name:
         raise SettingsError(f"judge.name is {name!r}, which is not loaded; loaded are {', '.join(by_name)}.")
-    setup = Setup(settings.knowledge_options(), settings.work_dir, study=study)
+    setup = Setup(settings.knowledge_options(), settings.work_dir, ledger or Ledger(), study)
     if lacks := by_name[name].missing(setup):
         raise SettingsError(f"judge.name is {name!r}, which cannot be asked: {lacks}")
     answers = ask_judge(by_name[name], pairs, setup)

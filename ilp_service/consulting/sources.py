@@ -40,6 +40,7 @@ def fetch_documents(
     training: Sequence[Sample],
     entities: Mapping[str, str] | None = None,
     study: Study | None = None,
+    ledgers: Mapping[str, Ledger] | None = None,
 ) -> Fetched:
     """Ask the sources that are set up, one after the other, until every sample has its documents.
 
@@ -50,6 +51,8 @@ def fetch_documents(
         training: Every sample of the fine-tuning data: no document may hold one.
         entities: Whom or what a sample asks about, by its id, where it is known.
         study: What was measured.
+        ledgers: What each source has cost so far in this run, by its name; they are counted on, so that budgets hold
+            for the whole run.
 
     Raises:
         SettingsError: The settings name a source that is not loaded, or is not set up.
@@ -57,12 +60,12 @@ def fetch_documents(
         EndpointError: An endpoint is down or refuses.
     """
     wanted = settings.knowledge_sources
-    asked, reasons = _asked(sources, settings, study)
+    asked, reasons = _asked(sources, settings, study, ledgers or {})
     leaks = Leaks(training, wanted.leak_similarity)
     found: dict[str, list[Document]] = {sample.sample_id: [] for sample in samples}
     by_id = {sample.sample_id: sample for sample in samples}
     left_out: dict[str, int] = {}
-    ledgers: dict[str, Ledger] = {}
+    spent: dict[str, Ledger] = {}
     for source, setup in asked:
         queries = [
             Query(key, sample.prompt, (entities or {}).get(key))
@@ -72,7 +75,7 @@ def fetch_documents(
         if not queries:
             reasons[source.name] = "Every sample has its documents already."
             continue
-        ledgers[source.name] = setup.ledger
+        spent[source.name] = setup.ledger
         answers = ask_source(source, queries, wanted.limit, setup)
         if isinstance(answers, str):
             reasons[source.name] = answers
@@ -86,7 +89,7 @@ def fetch_documents(
             found[query.sample_id] += list(new.values())[: wanted.limit - len(known)]
     return Fetched(
         MappingProxyType({key: tuple(documents) for key, documents in found.items()}),
-        MappingProxyType(ledgers),
+        MappingProxyType(spent),
         MappingProxyType(left_out),
         MappingProxyType(reasons),
     )
@@ -112,7 +115,7 @@ def ask_source(
 
 
 def _asked(
-    sources: Sequence[KnowledgeSource], settings: Settings, study: Study | None
+    sources: Sequence[KnowledgeSource], settings: Settings, study: Study | None, ledgers: Mapping[str, Ledger]
 ) -> tuple[list[tuple[KnowledgeSource, Setup]], dict[str, str]]:
     order = settings.knowledge_sources.order
     by_name = {source.name: source for source in sources}
@@ -124,7 +127,8 @@ def _asked(
     asked: list[tuple[KnowledgeSource, Setup]] = []
     reasons: dict[str, str] = {}
     for name in order or by_name:
-        setup = Setup(settings.knowledge_options(), settings.work_dir, study=study)
+        ledger = ledgers.get(name) or Ledger()
+        setup = Setup(settings.knowledge_options(), settings.work_dir, ledger, study)
         lacks = by_name[name].missing(setup)
         if lacks is None:
             asked.append((by_name[name], setup))

@@ -138,9 +138,14 @@ class Client:
         return raw
 
     def _refusal(self, url: str, error: urllib.error.HTTPError) -> str:
+        key = (
+            f"check the key that {self._section}.endpoint_key_env names"
+            if self._key
+            else "check the URL in the settings, and whether it needs a key"
+        )
         mend = {
-            401: f"check the key that {self._section}.endpoint_key_env names",
-            403: f"check the key that {self._section}.endpoint_key_env names",
+            401: key,
+            403: key,
             404: "check the URL and the model in the settings",
             429: f"wait, or raise {self._section}.retries",
         }.get(error.code, "check the URL in the settings")

@@ -11,7 +11,7 @@ import pytest
 from ilp_service.consulting.judges import judge_pairs
 from ilp_service.consulting.sources import Fetched, fetch_documents
 from ilp_service.errors import EndpointError, SettingsError
-from ilp_service.plugin import Choice, Document, Judge, KnowledgeSource, Pair, Query, Sample, Setup, Verdict
+from ilp_service.plugin import Choice, Document, Judge, KnowledgeSource, Ledger, Pair, Query, Sample, Setup, Verdict
 from ilp_service.plugin_loading import load_plugins
 from ilp_service.settings import Settings, load_settings
 from ilp_service.testing import StudyBuilder
@@ -68,6 +68,17 @@ def test_sources_fill_up_in_order_and_nobody_is_asked_for_nothing() -> None:
     enough = fetch([Fixed(*documents("a")), second], samples(), "knowledge_sources.limit=1")
     assert enough.reasons == {"second": "Every sample has its documents already."}
     assert set(enough.ledgers) == {"fixed"}
+
+
+def test_a_ledger_is_counted_on_so_that_a_budget_holds_for_the_run() -> None:
+    source, judge = Fixed(*documents("a")), Says(Verdict(Choice.FIRST, 0.9, "Clear."))
+    before = Ledger(documents=5, requests=7)
+    found = fetch_documents([source], samples(2), Settings(), training=(), ledgers={"fixed": before})
+    assert found.ledgers["fixed"] is before
+    assert (before.documents, before.requests) == (7, 8)
+    ledger = Ledger(judgements=3)
+    assert judge_pairs([judge], PAIRS[:1], load_settings({}, ["judge.name=says"]), ledger=ledger).ledger is ledger
+    assert ledger.judgements == 4
 
 
 def test_a_query_holds_prompt_and_entity_and_never_the_response() -> None:

@@ -60,7 +60,7 @@ def test_ties_go_to_the_earlier_passage_and_repetitions_are_left_out(tmp_path: P
 
 
 def test_memory_holds_a_shard_and_not_the_corpus(tmp_path: Path) -> None:
-    count = 20_000
+    count = 10_000
 
     def stream() -> Iterator[Passage]:
         for number in range(count):
@@ -69,12 +69,12 @@ def test_memory_holds_a_shard_and_not_the_corpus(tmp_path: Path) -> None:
     folder = tmp_path / "i"
     folder.mkdir()
     tracemalloc.start()
-    build(stream(), folder, 200)
+    build(stream(), folder, 100)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # All word ids, counts and texts at once take over 12 MB here.
-    assert peak < 4_000_000
-    assert (folder / "passages.jsonl").stat().st_size > 3_000_000
+    # The texts alone, held at once, would take more.
+    assert peak < 1_000_000
+    assert (folder / "passages.jsonl").stat().st_size > 1_500_000
 
 
 @pytest.mark.parametrize("form", ["facts.jsonl", "facts.parquet", "facts.txt", "folder"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -19,8 +20,8 @@ PLUGINS = (DOCS / "plugins.md").read_text(encoding="utf-8")
 
 
 def block(file: str) -> str:
-    found = re.search(rf"<!-- {re.escape(file)} -->\n```\w+\n(.*?)```\n", PLUGINS, re.DOTALL)
-    assert found, f"docs/plugins.md has no block for {file}"
+    found = re.search(rf"<!-- {re.escape(file)} -->\n```\w+\n(.*?)```\n", PLUGINS + PAGE, re.DOTALL)
+    assert found, f"docs/plugins.md and docs/knowledge.md have no block for {file}"
     return found.group(1)
 
 
@@ -44,6 +45,21 @@ def test_the_documented_test_passes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
+
+
+def test_the_documented_script_runs(tmp_path: Path) -> None:
+    (tmp_path / "ask.py").write_text(block("ask.py"), encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("The fox lives in the wood.\n\nWhere does the fox live? In the wood.\n")
+    rows = [{"prompt": "Where does the fox live?", "response": response} for response in ("wood", "den")]
+    (tmp_path / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "('The fox lives in the wood.', 'corpus.txt, line 1')" in done.stdout
+    assert "corpus.txt, line 3" not in done.stdout
+    assert "{'corpus': 2}" in done.stdout
+    assert "unsure Near-duplicates: 1 for 'wood', 1 for 'den'" in done.stdout
 
 
 def test_the_page_names_every_object_with_its_attributes() -> None:
