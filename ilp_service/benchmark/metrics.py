@@ -222,6 +222,7 @@ def figures(verdicts: Verdicts) -> Mapping[str, float]:
     """The figures of one list of samples that are one number each."""
     return {
         "macro_f1": macro_f1(verdicts),
+        "macro_f1_one_cause": macro_f1(verdicts.where([len(causes) == 1 for causes in verdicts.truth])),
         "ece": calibration_error(verdicts),
         "ece_equal_mass": calibration_error(verdicts, equal_mass=True),
         "aurc": area_under_risk(verdicts),

@@ -13,6 +13,7 @@ END = "<!-- end of the made part -->"
 
 FIGURES: Mapping[str, str] = {
     **SCORES,
+    "macro_f1_one_cause": "macro-F1 on the samples with one cause only",
     "macro_f1_no_trajectory_left_in": "macro-F1 without a training record, forgotten samples left in",
     "macro_f1_no_base_left_in": "macro-F1 without the base model, samples of both causes left in",
 }

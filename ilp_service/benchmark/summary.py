@@ -43,7 +43,15 @@ MACRO_F1 = {
 }
 """Under which name the macro-F1 of each method is told."""
 
-_OF_CLASSIFIER = ("ece", "ece_equal_mass", "precision_at_80_coverage", "aurc", "named_share", "natural_agreement")
+_OF_CLASSIFIER = (
+    "macro_f1_one_cause",
+    "ece",
+    "ece_equal_mass",
+    "precision_at_80_coverage",
+    "aurc",
+    "named_share",
+    "natural_agreement",
+)
 
 
 def scores_of(crossed: Crossed, held_out: Sequence[Examined], seed: int = 0) -> dict[str, Score]:

@@ -34,6 +34,7 @@ def test_a_perfect_method_has_every_figure_at_its_best() -> None:
     perfect = verdicts([[cause] for cause in CAUSES] * 5, list(CAUSES) * 5)
     assert figures(perfect) == {
         "macro_f1": 1.0,
+        "macro_f1_one_cause": 1.0,
         "ece": 0.0,
         "ece_equal_mass": 0.0,
         "aurc": 0.0,
@@ -81,6 +82,12 @@ def test_naming_either_of_two_causes_is_right_and_the_other_is_no_miss() -> None
 def test_a_wrong_name_for_two_causes_is_one_false_alarm_and_one_miss_of_its_own_cause() -> None:
     found = per_cause(verdicts([[A, B], [A], [B], [C]], [C, A, B, C]))
     assert (found[A].recall, found[B].recall, found[C].precision) == (0.5, 1.0, 0.5)
+
+
+def test_where_one_cause_is_true_nobody_is_right_by_having_two_to_hit() -> None:
+    found = figures(verdicts([[A, B], [A, B], [A], [B]], [A, B, B, B]))
+    assert found["macro_f1_one_cause"] == pytest.approx((0 + 2 / 3) / 2)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
 def test_precision_and_recall_are_counted_by_hand() -> None:
