@@ -161,6 +161,8 @@ def _telling_signals(table: pa.Table, members: Mask, others: Mask) -> list[dict[
     from sklearn.metrics import roc_auc_score
 
     found: list[tuple[float, str, Array]] = []
+    if not others.any():
+        return []
     both = members | others
     for field in table.schema:
         if "." not in field.name or not pa.types.is_floating(field.type):

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ilp_service.attribution import candidates
 from ilp_service.attribution.candidates import CANDIDATE_CAUSES, candidate_causes, told_briefly, unexplained_ids
+from ilp_service.attribution.groups import Group
 from ilp_service.evidence.collection import Evidence
 from ilp_service.samples.sample import Message, Sample
 from ilp_service.settings import AttributionSettings
@@ -120,6 +122,16 @@ def test_without_a_group_the_table_is_empty_and_has_its_columns(rows: int) -> No
     found = candidate_causes(*made_up(rows, 0, 0), SETTINGS)
     assert found.num_rows == 0
     assert found.schema.equals(CANDIDATE_CAUSES)
+
+
+def test_a_group_of_everything_is_told_without_others_to_compare_it_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence, attributions, samples = made_up()
+    keys = tuple(sorted(attributions["sample_id"].to_pylist()))
+    monkeypatch.setattr(candidates, "find_groups", lambda *_: [Group(keys, keys[:3], 1.0, 0.5)])
+    nobody = attributions.set_column(1, "cause", pa.array(["unattributed"] * len(keys)))
+    (row,) = candidate_causes(evidence, nobody, samples, SETTINGS).to_pylist()
+    assert (row["size"], row["signals"], row["phrases"]) == (len(keys), [], [])
+    assert "nan" not in row["description"]
 
 
 def test_samples_that_are_not_in_the_data_set_are_still_counted() -> None:
