@@ -145,15 +145,16 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
             if manager.is_registered(module):
                 continue
             manager.register(module, name=plugin.where)
-            for hook, found_there in _ask(manager, module).items():
-                _accept(plugin, hook, found_there, collected)
-            if digest := plugin.digest():
-                collected.digests[plugin.where] = digest
+            hooks = _hooks(manager, module)
         # A plugin's code may raise anything, SystemExit included; only a person's Ctrl-C goes through.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             collected.fail(plugin.where, _sentence(error))
             if manager.has_plugin(plugin.where):
                 manager.unregister(name=plugin.where)
+            continue
+        asked = [_asked(plugin, hook, caller, collected) for hook, caller in hooks.items()]
+        if any(asked) and (digest := plugin.digest()):
+            collected.digests[plugin.where] = digest
     causes, sources, judges = collected.accepted.values()
     return Plugins(
         tuple(cause for cause, _ in causes.values()),
@@ -287,17 +288,27 @@ def _import_package(folder: Path) -> object:
     return module
 
 
-def _ask(manager: pluggy.PluginManager, module: object) -> dict[str, list[object]]:
-    """What each hook of one plugin returns: it is called without the others', so that it fails alone."""
+def _hooks(manager: pluggy.PluginManager, module: object) -> dict[str, pluggy.HookCaller]:
+    """The hooks of one plugin, each to be called without the others', so that it fails alone."""
     manager.check_pending()
     others = [plugin for plugin in manager.get_plugins() if plugin is not module]
     callers = {hook: manager.subset_hook_caller(hook, remove_plugins=others) for hook in _KINDS}
-    if not any(caller.get_hookimpls() for caller in callers.values()):
+    mine = {hook: caller for hook, caller in callers.items() if caller.get_hookimpls()}
+    if not mine:
         first, *rest = _KINDS
         raise AttributeError(f"it has no function {first} marked @hookimpl, nor {' or '.join(rest)}")
-    return {
-        hook: [found for returned in caller() for found in _listed(returned, hook)] for hook, caller in callers.items()
-    }
+    return mine
+
+
+def _asked(plugin: _Found, hook: str, caller: pluggy.HookCaller, collected: _Collected) -> bool:
+    """Take what a hook returns; whether it could be asked."""
+    try:
+        _accept(plugin, hook, [found for returned in caller() for found in _listed(returned, hook)], collected)
+    # The same as for loading.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
+        collected.fail(plugin.where, _sentence(error))
+        return False
+    return True
 
 
 def _listed(returned: object, hook: str) -> Iterable[object]:

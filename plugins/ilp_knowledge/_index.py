@@ -73,7 +73,7 @@ def build(passages: Iterable[Passage], folder: Path, shard_passages: int) -> int
     mean = total / count if total else 1.0
     for number in range(shards):
         _score(folder, number, frequency, count, mean)
-    (folder / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    (folder / "words.json").write_text(json.dumps(words), encoding="utf-8")
     (folder / "index.json").write_text(json.dumps({"passages": count, "shards": shards}), encoding="utf-8")
     return count
 

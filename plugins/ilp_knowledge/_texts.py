@@ -90,6 +90,8 @@ def _json_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Mapp
 
 
 def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # The module's own limit is shorter than many a document.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_LINE))
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         lacking = [name for name in columns if name not in (reader.fieldnames or ())]

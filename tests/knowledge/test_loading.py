@@ -110,6 +110,15 @@ def test_a_wrong_declaration_is_told(tmp_path: Path, values: dict[str, str], rea
     assert tuple(loaded.source_origins)[: len(SOURCES)] == SOURCES
 
 
+def test_a_hook_fails_alone(tmp_path: Path) -> None:
+    where = plugin(tmp_path, judges="1 / 0")
+    loaded = load_plugins([tmp_path])
+    assert loaded.source_origins["mine"].where == where
+    assert tuple(loaded.judge_origins) == JUDGES
+    assert "ZeroDivisionError" in loaded.failures[where]
+    assert where in loaded.digests
+
+
 def test_the_list_shows_them(tmp_path: Path) -> None:
     plugin(tmp_path)
     shown = CliRunner().invoke(ilp, ["plugins", "list", "--plugin-dir", str(tmp_path)])
