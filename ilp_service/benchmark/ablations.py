@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from ilp_service.attribution.augmentation import cause_of
 from ilp_service.evidence.collection import Evidence, collect_evidence
 from ilp_service.plugin import Cause
 from ilp_service.study import Study
@@ -62,6 +65,28 @@ def without_signals(table: pa.Table, names: Collection[str]) -> pa.Table:
     return table.drop_columns(list(names))
 
 
+def evidence_unseen(evidence: Evidence, names: Collection[str], causes: Sequence[Cause]) -> Evidence:
+    """The evidence as it is where these signals are not known: null, and no cause ruled out because of them.
+
+    What a cause's plugin rules out is no part of the classifier, so that a signal which the classifier is not shown
+    could decide there all the same.
+    """
+    table = evidence.table
+    for name in names:
+        place = table.column_names.index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.nulls(table.num_rows, table.schema.field(name).type)
+        )
+    touched = {cause_of(name) for name in names}
+    excluded = dict(evidence.excluded)
+    for cause in causes:
+        if cause.name in touched and excluded.get(cause.name) is not None:
+            numbers = [signal.name for signal in cause.signals if signal.kind == "number"]
+            values = {name: _floats(table[f"{cause.name}.{name}"]) for name in numbers}
+            excluded[cause.name] = np.asarray(cause.excluded(values), dtype=np.bool_)
+    return replace(evidence, table=table, excluded=excluded)
+
+
 def without_trajectory(study: Study) -> Study:
     """The study as it is when nobody recorded the training."""
     return replace(study, trajectory=None)
@@ -88,6 +113,11 @@ def evidence_without(study: Study, causes: Sequence[Cause]) -> Mapping[str, Evid
 def unmeasured(evidence: Evidence) -> tuple[str, ...]:
     """The causes that could not be measured."""
     return tuple(name for name, status in evidence.status.items() if status == "not_measurable")
+
+
+def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A signal, NaN where it is not known."""
+    return np.array(column.combine_chunks().to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _without_columns(table: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ from ilp_service.attribution.attribute import attribute
 from ilp_service.attribution.meta import builtin_meta, train_meta
 from ilp_service.benchmark.ablations import (
     FEWER_SIGNALS,
+    evidence_unseen,
     evidence_without,
     unmeasured,
     without_signals,
@@ -158,7 +159,10 @@ def cross_one(
     for world in worlds:
         name, evidence = _name(world), world.findings.evidence
         attributions = {
-            method: attribute(evidence, causes, meta, settings.attribution) for method, meta in metas.items()
+            method: attribute(
+                evidence_unseen(evidence, FEWER_SIGNALS.get(method, ()), causes), causes, meta, settings.attribution
+            )
+            for method, meta in metas.items()
         }
         attributions[SHIPPED] = attribute(evidence, causes, builtin_meta(), settings.attribution)
         for method, less in evidence_without(world.findings.study, causes).items():

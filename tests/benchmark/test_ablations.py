@@ -12,6 +12,7 @@ from ilp_service.benchmark.ablations import (
     NO_TRAJECTORY,
     ORDER,
     RARITY,
+    evidence_unseen,
     evidence_without,
     unmeasured,
     without_base,
@@ -19,7 +20,8 @@ from ilp_service.benchmark.ablations import (
     without_trajectory,
 )
 from ilp_service.benchmark.crossing import Examined
-from ilp_service.benchmark.plants import CONFLICT, FORGOTTEN, MISSING
+from ilp_service.benchmark.plants import CONFLICT, FORGOTTEN, INSUFFICIENT, MISSING
+from ilp_service.evidence.collection import collect_evidence
 from tests.benchmark.made_worlds import causes, made_world
 
 
@@ -67,3 +69,16 @@ def test_a_study_without_base_has_no_number_of_the_base_and_all_of_the_tuned_mod
             else:
                 assert isinstance(after[name], pa.ChunkedArray)
                 assert after[name].equals(before[name])
+
+
+def test_a_signal_that_is_left_out_rules_no_cause_out_either(world: Examined) -> None:
+    kind = type(next(cause for cause in causes() if cause.name == INSUFFICIENT))
+    judging = type("Judging", (kind,), {"excluded": lambda _self, signals: signals["exposures_ratio"] == 0})()
+    evidence = collect_evidence(world.findings.study, [judging])
+    seen, unseen = evidence.excluded, evidence_unseen(evidence, EXPOSURES, [judging])
+    assert seen[INSUFFICIENT] is not None
+    assert seen[INSUFFICIENT].any()
+    assert not unseen.excluded[INSUFFICIENT].any()
+    assert unseen.table[EXPOSURES[0]].null_count == unseen.table.num_rows
+    assert unseen.table.drop_columns(list(EXPOSURES)).equals(evidence.table.drop_columns(list(EXPOSURES)))
+    assert evidence_unseen(evidence, (), [judging]).excluded[INSUFFICIENT] is seen[INSUFFICIENT]
