@@ -127,20 +127,6 @@ def test_forms_that_prefer_different_wrong_answers_do_not_agree() -> None:
     assert row["forms_agree"] == 1
 
 
-def test_what_all_forms_believe_is_shared_and_what_each_says_alone_is_not() -> None:
-    everywhere = Options.of(study(base_p=ELSEWHERE, few_shot_base_p=ELSEWHERE, cloze_base_p=ELSEWHERE)).belief()
-    assert [float(values[0]) for values in everywhere] == pytest.approx([0.9, 0.9, 0.0])
-    known = Options.of(study(base_p=KNOWS, cloze_base_p=KNOWS)).belief()
-    assert [float(values[0]) for values in known] == pytest.approx([0.9, 0.025, 0.0])
-    sure = dict.fromkeys(WORDS, 0.0)
-    forms = {f"{form}base_p": {**sure, word: 1.0} for form, word in (("", "rome"), ("few_shot_", "lima"))}
-    assert [float(values[0]) for values in Options.of(study(**forms)).belief()] == pytest.approx([0.0, 0.0, 1.0])
-
-
-def test_one_form_alone_shares_nothing() -> None:
-    assert all(np.isnan(values[0]) for values in Options.of(study(p=TUNED, cloze_base_p=KNOWS)).belief())
-
-
 def test_a_sample_without_wrong_options_is_not_measured_and_does_no_harm() -> None:
     builder = StudyBuilder()
     builder.sample("Alone?", "yes", unlearned=True, options={"yes": {"p": 1.0, "base_p": 1.0}})
