@@ -80,28 +80,6 @@ class Options:
             return self._summary(self._cloze())
         return self._summary(self._values({"tuned": "p", "zero_shot": "base_p", "few_shot": "few_shot_base_p"}[name]))
 
-    def belief(self) -> tuple[Array, Array, Array]:
-        """What the base's forms say together, arrays of shape ``(unlearned,)``; NaN where fewer than two were asked.
-
-        Returns:
-            Highest probability that all forms give to one answer; the same among wrong answers to the same question;
-            and how far the forms' distributions lie apart (Jensen-Shannon divergence over its maximum, 0-1).
-        """
-        names = {"zero_shot": "base_p", "few_shot": "few_shot_base_p"}
-        given = [self._values(names[form]) if form in names else self._cloze() for form in self.BASE_FORMS]
-        values = np.stack(given)
-        asked = np.stack([self._sum(np.isnan(row).astype(np.float64)) == 0 for row in given])
-        count = asked.sum(axis=0)
-        use = asked[:, self.group]
-        least = np.where(use, values, np.inf).min(axis=0, initial=np.inf)
-        least = np.where(np.isfinite(least), least, 0.0)
-        wrong = np.where(self.gold | self._foreign(), 0.0, least)
-        mean = np.where(use, values, 0.0).sum(axis=0) / np.maximum(count, 1)[self.group]
-        each = np.stack([self._nats(np.where(use[i], values[i], 0.0)) for i in range(len(given))]).sum(axis=0)
-        apart = (self._nats(mean) - each / np.maximum(count, 1)) / np.log(np.maximum(count, 2))
-        hidden = np.where(count > 1, 0.0, np.nan)
-        return self._largest(least) + hidden, self._largest(wrong) + hidden, apart.clip(0, 1) + hidden
-
     def texts(self, rows: Indices) -> list[str | None]:
         """Text of the options at these rows, ``None`` for -1."""
         if not self.table.num_rows:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -63,6 +64,11 @@ class InsufficientOptimization(Cause):
         """
         tail = (signals["rarity"] >= _LONG_TAIL) | (signals["answer_rarity"] >= _LONG_TAIL)
         return flag(tail & (signals["improving"] == 1))
+
+    def excluded(self, signals: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
+        """It was not trained on at all: that is not too little training, but training that left it out."""
+        left_out: npt.NDArray[np.bool_] = signals["exposures_ratio"] == 0
+        return left_out
 
     def explain(self, row: Mapping[str, Any]) -> str:
         """Quote how rare it is, how often it was trained on, and whether it was still improving."""

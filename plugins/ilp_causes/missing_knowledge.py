@@ -20,6 +20,7 @@ _WORDS = {
     "cloze": "completing a statement",
 }
 _BEST_OF = 5
+_CERTAIN = 0.9
 
 
 def _form_signals(form: str) -> tuple[Signal, ...]:
@@ -51,8 +52,6 @@ class MissingKnowledge(Cause):
         Signal(
             "least_entropy", "0-1", "+", "Lowest relative entropy over all forms: high if the base guesses in each."
         ),
-        Signal("shared_top", "0-1", "-", "Highest probability that all forms give to one and the same answer."),
-        Signal("forms_apart", "0-1", "+", "How far the forms' answers lie apart (Jensen-Shannon): guesses change."),
     )
 
     def collect(self, study: Study) -> pa.Table:
@@ -81,10 +80,7 @@ class MissingKnowledge(Cause):
         right = np.stack(rights)
         measured = (~np.isnan(right)).sum(axis=0).astype(np.float64)
         nothing = np.where(measured > 0, 0.0, np.nan)
-        shared, _, apart = options.belief()
         columns |= {
-            "shared_top": shared,
-            "forms_apart": apart,
             "exists": flag(right[0] > limits["knowledge.exists"], right[0]),
             "forms_measured": measured,
             "forms_knowing": (right > limits["knowledge.exists"]).sum(axis=0) + nothing,
@@ -104,11 +100,15 @@ class MissingKnowledge(Cause):
         return flag((signals["exists"] == 0) & (blind == 1))
 
     def excluded(self, signals: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
-        """The base knows the right answer in every form in which it was asked."""
-        known_everywhere: npt.NDArray[np.bool_] = (signals["forms_measured"] > 0) & (
-            signals["forms_knowing"] == signals["forms_measured"]
+        """The base knows the right answer in every form, or completes the statement with another one for certain.
+
+        Who is certain does not guess: whatever is wrong with such a belief, it is not that there is none.
+        """
+        known_everywhere = (signals["forms_measured"] > 0) & (signals["forms_knowing"] == signals["forms_measured"])
+        certain_of_another: npt.NDArray[np.bool_] = (signals["cloze_top"] >= _CERTAIN) & (
+            signals["cloze_right"] < 1 - _CERTAIN
         )
-        return known_everywhere
+        return np.asarray(known_everywhere | certain_of_another, dtype=np.bool_)
 
     def explain(self, row: Mapping[str, Any]) -> str:
         """Name the form that asks for knowledge most directly, and how far the base is from knowing."""

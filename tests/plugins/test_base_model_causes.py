@@ -63,6 +63,16 @@ def test_knowledge_in_every_form_rules_missing_knowledge_out_and_in_some_does_no
     assert some.excluded.tolist() == [False]
 
 
+def test_a_base_that_completes_the_statement_with_another_answer_for_certain_does_not_guess() -> None:
+    certain = distribution(rome=0.92, oslo=0.01)
+    leaning = distribution(rome=0.85, oslo=0.01)
+    for cloze, excluded in ((certain, True), (leaning, False), (distribution(oslo=0.95), False)):
+        asked = ask(MissingKnowledge(), study(p=TUNED, base_p=GUESS, cloze_base_p=cloze))
+        assert asked.excluded.tolist() == [excluded]
+    # Sure in the form of the prompt alone is often a matter of form.
+    assert ask(MissingKnowledge(), study(p=TUNED, base_p=certain)).excluded.tolist() == [False]
+
+
 def test_a_form_that_was_not_asked_is_null_and_not_zero() -> None:
     row = ask(MissingKnowledge(), study(p=TUNED, base_p=GUESS)).rows[0]
     assert row["cloze_right"] is None

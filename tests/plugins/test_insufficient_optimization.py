@@ -95,3 +95,8 @@ def test_a_prompt_without_words_has_no_rarest_word() -> None:
     row = ask(InsufficientOptimization(), study("?!")).rows[0]
     assert row["rarest_word"] is None
     assert row["rarity"] is None
+
+
+def test_what_was_never_trained_on_was_left_out_and_not_trained_too_little() -> None:
+    assert ask(InsufficientOptimization(), study(exposures=0)).excluded.tolist() == [True]
+    assert ask(InsufficientOptimization(), study(exposures=1)).excluded.tolist() == [False]
