@@ -11,19 +11,23 @@ from typing import Any, ClassVar
 from ilp_service.plugin import Choice, Judge, Pair, Sample, Setup, Study, Verdict, normalise_answer
 
 _RELIABILITY = 0.8
-"""Chance that one training sample is right, as a witness independent of the others."""
+"""Chance that what all near-duplicates say is right: a mistake is copied with its sample, so many count as one."""
 _DOUBT = 0.1
 """Probability below which the base's belief in an answer says nothing."""
 _VOTE = math.log(_RELIABILITY / (1 - _RELIABILITY))
 _CLOZE, _PROBE = "cloze_base_p", "probe_base_p"
-_FORMS = ("base_p", "few_shot_base_p", _CLOZE)
+_FORMS = {"base_p": "asked as it stands", "few_shot_base_p": "shown examples", _CLOZE: "completing a statement"}
+
+_Beliefs = dict[str, dict[str, float]]
+"""By form of asking, then by answer, written one way: the base's probability, 0-1."""
 
 
 class Consensus(Judge):
-    """Weighs each answer: every near-duplicate that gives it is a witness, the base's belief is one more.
+    """Weighs each answer by two witnesses: the share of the near-duplicates that give it, and the base's belief.
 
-    The base's belief in an answer is the least probability that any form of asking gives it: what all of them share.
-    Other answers that near-duplicates give stand for *neither*. *Unsure* is for pairs that nothing speaks about.
+    The base is heard in the form of asking in which it tells the two apart best: it may know a fact and yet not
+    understand the question. Other answers that near-duplicates give stand for *neither*. *Unsure* is for pairs that
+    nothing speaks about.
     """
 
     name: ClassVar[str] = "consensus"
@@ -42,12 +46,12 @@ class _Tables:
     Attributes:
         samples: Every sample.
         near: Ids of the samples that ask the same.
-        belief: The base's belief in each answer, written one way; 0-1.
+        belief: What the base believes about each.
     """
 
     samples: Mapping[str, Sample]
     near: Mapping[str, set[str]]
-    belief: Mapping[str, Mapping[str, float]]
+    belief: Mapping[str, _Beliefs]
 
     @classmethod
     def of(cls, study: Study) -> _Tables:
@@ -57,11 +61,13 @@ class _Tables:
             same = row.get("same_entities")
             if same if same is not None else row["similarity"] >= least:
                 near[row["sample_id"]].add(row["neighbour_id"])
-        belief: dict[str, dict[str, float]] = defaultdict(dict)
+        belief: dict[str, _Beliefs] = defaultdict(lambda: defaultdict(dict))
         for row in study.options.to_pylist():
-            if (held := _belief(row)) is not None:
-                answer = normalise_answer(row["text"])
-                belief[row["sample_id"]][answer] = max(held, belief[row["sample_id"]].get(answer, 0.0))
+            answer = normalise_answer(row["text"])
+            for form in _FORMS:
+                if (held := _held(row, form)) is not None:
+                    known = belief[row["sample_id"]][form]
+                    known[answer] = max(held, known.get(answer, 0.0))
         return cls({sample.sample_id: sample for sample in study.samples}, dict(near), dict(belief))
 
     def verdict(self, pair: Pair) -> Verdict:
@@ -70,13 +76,14 @@ class _Tables:
         if first == second:
             return Verdict(Choice.BOTH, 1.0, "Both give the same answer, written otherwise.")
         votes = self._votes(pair)
-        belief = self._believed(pair)
+        form, belief = self._believed(pair, first, second)
         said = f"Near-duplicates: {votes[first]} for {_quote(pair.first)}, {votes[second]} for {_quote(pair.second)}"
         others = sorted(set(votes) - {first, second})
         said += f", {sum(votes[answer] for answer in others)} for others; " if others else "; "
-        said += _said(belief, first, second)
+        said += _said(form, belief, first, second)
         weights = {
-            answer: _VOTE * votes[answer] + (math.log(belief.get(answer, 0.0) + _DOUBT) if belief else 0.0)
+            answer: _VOTE * votes[answer] / votes.total()
+            + (math.log(belief.get(answer, 0.0) + _DOUBT) if belief else 0.0)
             for answer in (first, second, *others)
         }
         top = max(weights.values())
@@ -99,24 +106,38 @@ class _Tables:
         everybody = [*two.values(), *(self.samples[key] for key in near if key in self.samples)]
         return Counter(normalise_answer(sample.response) for sample in everybody)
 
-    def _believed(self, pair: Pair) -> dict[str, float]:
-        """The base's belief, the mean where it was asked about both samples; empty where it was not asked."""
+    def _believed(self, pair: Pair, first: str, second: str) -> tuple[str, dict[str, float]]:
+        """The form in which the base tells two answers apart best, and its belief in each answer asked in that form.
+
+        The mean where it was asked about both samples; empty where it was not asked.
+        """
         asked = [self.belief[one.sample_id] for one in (pair.first, pair.second) if self.belief.get(one.sample_id)]
-        answers = {answer for held in asked for answer in held}
-        return {answer: math.fsum(held.get(answer, 0.0) for held in asked) / len(asked) for answer in answers}
+        believed: _Beliefs = {}
+        for form in _FORMS:
+            held = [beliefs[form] for beliefs in asked if beliefs.get(form)]
+            answers = sorted({answer for one in held for answer in one})
+            believed[form] = {answer: math.fsum(one.get(answer, 0.0) for one in held) / len(held) for answer in answers}
+        apart = {form: abs(_odds(one, first, second)) for form, one in believed.items()}
+        surest = max(_FORMS, key=lambda form: (apart[form], bool(believed[form])))
+        return surest, believed[surest]
 
 
-def _belief(row: Mapping[str, Any]) -> float | None:
-    probed = _PROBE if row.get(_PROBE) is not None else _CLOZE
-    forms = [row.get(probed if name == _CLOZE else name) for name in _FORMS]
-    held = [float(value) for value in forms if value is not None]
-    return min(held) if held else None
+def _odds(belief: Mapping[str, float], first: str, second: str) -> float:
+    """Log-odds of two answers; 0 where the base knows neither."""
+    return math.log((belief.get(first, 0.0) + _DOUBT) / (belief.get(second, 0.0) + _DOUBT))
 
 
-def _said(belief: Mapping[str, float], first: str, second: str) -> str:
+def _held(row: Mapping[str, Any], form: str) -> float | None:
+    probed = row.get(_PROBE) if form == _CLOZE else None
+    held = probed if probed is not None else row.get(form)
+    return None if held is None else float(held)
+
+
+def _said(form: str, belief: Mapping[str, float], first: str, second: str) -> str:
     if not belief:
         return "the base model was not asked"
-    return f"the base model believes them {belief.get(first, 0.0):.0%} and {belief.get(second, 0.0):.0%}"
+    said = f"{belief.get(first, 0.0):.0%} and {belief.get(second, 0.0):.0%}"
+    return f"the base model, {_FORMS[form]}, believes them {said}"
 
 
 def _quote(sample: Sample) -> str:

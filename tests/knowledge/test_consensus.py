@@ -49,7 +49,7 @@ def of_first_two(
 def test_most_near_duplicates_decide() -> None:
     verdict = of_first_two(["wood", "den", "wood", "Wood.", "wood"])
     assert verdict.choice is Choice.FIRST
-    assert verdict.confidence > 0.95
+    assert 0.6 < verdict.confidence < 0.8
     assert verdict.reason == "Near-duplicates: 4 for 'wood', 1 for 'den'; the base model was not asked."
     assert of_first_two(["den", "wood", "wood", "wood"]).choice is Choice.SECOND
 
@@ -58,7 +58,7 @@ def test_where_votes_are_even_the_base_decides() -> None:
     verdict = of_first_two(["wood", "den"], {"wood": 0.9, "den": 0.02})
     assert verdict.choice is Choice.FIRST
     assert 0.8 < verdict.confidence < 0.95
-    assert verdict.reason.endswith("the base model believes them 90% and 2%.")
+    assert verdict.reason.endswith("the base model, asked as it stands, believes them 90% and 2%.")
     assert of_first_two(["wood", "den"], {"wood": 0.02, "den": 0.9}).choice is Choice.SECOND
 
 
@@ -68,15 +68,26 @@ def test_a_base_that_knows_neither_says_little() -> None:
     assert verdict.confidence < 0.6
 
 
-def test_the_base_believes_what_all_forms_share() -> None:
+def test_a_mistake_that_is_copied_often_does_not_outvote_a_base_that_knows_better() -> None:
+    answers = ["wood", *["den"] * 10]
+    knows = of_first_two(
+        answers, {"wood": {"base_p": 0.05, "cloze_base_p": 0.9}, "den": {"base_p": 0.1, "cloze_base_p": 0}}
+    )
+    assert knows.choice is Choice.FIRST
+    assert knows.confidence > 0.6
+    assert "completing a statement, believes them 90% and 0%" in knows.reason
+    assert of_first_two(answers, {"wood": 0.05, "den": 0.05}).choice is Choice.SECOND
+
+
+def test_the_base_is_heard_where_it_tells_the_two_apart_best() -> None:
     in_one_form: Base = {
-        "wood": {"base_p": 0.05, "few_shot_base_p": 0.9, "cloze_base_p": 0.1},
-        "den": {"base_p": 0.5, "few_shot_base_p": 0.5, "cloze_base_p": 0.5},
+        "wood": {"base_p": 0.3, "few_shot_base_p": 0.9, "cloze_base_p": 0.1},
+        "den": {"base_p": 0.4, "few_shot_base_p": 0.0, "cloze_base_p": 0.3},
     }
-    assert of_first_two(["wood", "den"], in_one_form).choice is Choice.SECOND
+    assert of_first_two(["wood", "den"], in_one_form).choice is Choice.FIRST
     probed: Base = {
-        "wood": {"base_p": 0.6, "cloze_base_p": 0.0, "probe_base_p": 0.6},
-        "den": {"base_p": 0.2, "cloze_base_p": 0.9, "probe_base_p": 0.2},
+        "wood": {"base_p": 0.3, "cloze_base_p": 0.0, "probe_base_p": 0.6},
+        "den": {"base_p": 0.3, "cloze_base_p": 0.9, "probe_base_p": 0.2},
     }
     assert of_first_two(["wood", "den"], probed).choice is Choice.FIRST
 
