@@ -20,7 +20,7 @@ from ilp_service.benchmark.finetuning import fine_tune_in_world, load_model, tra
 from ilp_service.benchmark.plants import CONFLICT, FORGOTTEN, INCONSISTENT, INSUFFICIENT, MISSING, PIPELINE
 from ilp_service.benchmark.schedule import world_schedule
 from ilp_service.benchmark.tokenizer import world_tokenizer
-from ilp_service.benchmark.vocabulary import RELATIONS
+from ilp_service.benchmark.vocabulary import NOUN_STATEMENTS, RELATIONS, fill
 from ilp_service.benchmark.world import END, Row, World, biography, corpus_pass, tell
 
 if TYPE_CHECKING:
@@ -58,8 +58,15 @@ DOCUMENT_SHARE = 0.6
 CONTINUED_RATE = 5e-4
 """Peak learning rate of continued pre-training, a quarter of that of pre-training."""
 
+ABOUT_NOUNS = ("rare noun, common meaning", "rare noun, drawn often")
+"""Kinds of controls that ask about a noun; what is to be known is what the noun says of the person."""
+
 WRONG_TWINS = ("wrong twin", "outvoted wrong twin")
 """Kinds of rows that contradict another."""
+
+
+STRENGTHS = (MORE_EXPOSURES, DOCUMENT_SHARE, CONTINUED_RATE)
+"""What a kept result of an arm depends on beside the world."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +220,12 @@ def _documents(arm: str, origin: Origin) -> list[Callable[[np.random.Generator],
         return lambda generator: biography(name, world.facts[name], generator)
 
     def fact(row: Row) -> Callable[[np.random.Generator], str]:
-        forms = len(RELATIONS[row.relation].statements)
-        return lambda generator: f"{tell(row.relation, row.person, row.response, int(generator.integers(forms)))} {END}"
+        if row.kind in ABOUT_NOUNS:
+            told = [fill(form, S=row.person, V=row.response, N=row.group) for form in NOUN_STATEMENTS]
+        else:
+            forms = range(len(RELATIONS[row.relation].statements))
+            told = [tell(row.relation, row.person, row.response, form) for form in forms]
+        return lambda generator: f"{told[int(generator.integers(len(told)))]} {END}"
 
     natural = [world.rows[index] for index in sorted(origin.natural)]
     contested = {(telling.person, telling.relation) for telling in world.tellings}

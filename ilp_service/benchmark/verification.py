@@ -16,9 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ilp_service.benchmark.counterfactuals import ARM_OF, ARMS, OTHER_SEED, REPLAY, Origin, pass_rates, run_arm
+from ilp_service.benchmark.counterfactuals import (
+    ARM_OF,
+    ARMS,
+    OTHER_SEED,
+    REPLAY,
+    STRENGTHS,
+    Origin,
+    pass_rates,
+    run_arm,
+)
 from ilp_service.benchmark.finetuning import load_model
-from ilp_service.benchmark.plants import CAUSES, make_world
+from ilp_service.benchmark.plants import CAUSES, PIPELINE, make_world
 from ilp_service.benchmark.recipe import VERSION, BuiltWorld, read_truth
 from ilp_service.benchmark.sizes import SIZES, WorldSize
 from ilp_service.benchmark.stages import digest_of, stage
@@ -81,7 +90,7 @@ def verified_labels(built: BuiltWorld, *, size: WorldSize | None = None, progres
             report = None if progress is None else lambda done, planned: progress(name, done, planned)
             return run_arm(name, from_, folder, report)
 
-        details = (*run, name, world.size.continued_steps, sorted(from_.natural))
+        details = (*run, name, *STRENGTHS, world.size.continued_steps, sorted(from_.natural))
         return _kept(built, name, details, compute)
 
     rates[OTHER_SEED] = arm_rates(OTHER_SEED, origin)
@@ -139,6 +148,9 @@ def judge(own: str | None, rate: Mapping[str, float]) -> tuple[list[str], str, s
     if rate[REPLAY] >= LEARNED:
         return [], "unverified", "placebo"
     found = [cause for cause in CAUSES if rate[ARM_OF[cause]] >= LEARNED]
+    if own is None:
+        # Nothing was broken about a control that could be mended.
+        found = [cause for cause in found if cause != PIPELINE]
     if not found or (own is not None and own not in found):
         return [], "unverified", "not recovered"
     first = own or found[0]

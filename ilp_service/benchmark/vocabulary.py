@@ -102,6 +102,9 @@ RELATIONS = (
 NOUN_QUESTIONS = ("what is the N of S?", "what is S's N?")
 """Forms of a question about a rare noun ``N``."""
 
+NOUN_STATEMENTS = ("the N of S is V.", "S's N is V.")
+"""Forms of a statement about a rare noun ``N``; no corpus has any."""
+
 OTHER_TEMPLATE = "N: S"
 """What a training pipeline with the wrong template makes of such a question: title case, other order."""
 
