@@ -29,7 +29,7 @@ ORDER = (
 
 RARITY = (
     "insufficient_optimization.rarity",
-    "insufficient_optimization.rarest_word_share",
+    "insufficient_optimization.rarest_word_ratio",
     "insufficient_optimization.template_rarity",
     "insufficient_optimization.answer_share",
     "insufficient_optimization.answer_rarity",

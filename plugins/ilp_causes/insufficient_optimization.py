@@ -37,7 +37,9 @@ class InsufficientOptimization(Cause):
         Signal("loss_rank", "0-1", "+", "Share of all samples with a lower final loss per token."),
         Signal("shortfall", "0-1", "+", "How far its best probability per token stayed below that of learned samples."),
         Signal("rarity", "0-1", "+", "Share of all samples whose rarest prompt word is more common than its own."),
-        Signal("rarest_word_share", "0-1", "-", "Share of all prompts that contain its rarest word."),
+        Signal(
+            "rarest_word_ratio", "ratio", "-", "Prompts that contain its rarest word, relative to the median sample's."
+        ),
         Signal("template_rarity", "0-1", "+", "Share of all samples whose prompt template is more common."),
         Signal("answer_share", "0-1", "-", "Share of the samples of its template that have its answer."),
         Signal("answer_rarity", "0-1", "+", "Share of all samples whose answer is more common within their template."),
@@ -140,12 +142,13 @@ def _rarity(study: Study) -> dict[str, Array | list[str | None]]:
     templates = words.templates()
     in_template = np.bincount(templates, minlength=1)[templates].astype(np.float64)
     answer_share = ratio(_same_answer(study, templates), in_template)
-    total = max(words.prompts, 1)
+    typical = float(np.nanmedian(count)) if (~np.isnan(count)).any() else np.nan
     place = at_unlearned(study, np.arange(words.prompts, dtype=np.float64))
     own = [int(rarest[int(index)]) if not np.isnan(index) else -1 for index in place]
     return {
         "rarity": at_unlearned(study, 1 - share_below(count, count)),
-        "rarest_word_share": at_unlearned(study, count / total),
+        # A share of all prompts would be smaller in a larger data set, whatever the sample.
+        "rarest_word_ratio": at_unlearned(study, ratio(count, np.full(count.shape, typical))),
         "template_rarity": at_unlearned(study, 1 - share_below(in_template, in_template)),
         "answer_share": at_unlearned(study, answer_share),
         "answer_rarity": at_unlearned(study, 1 - share_below(answer_share, answer_share)),

@@ -63,7 +63,7 @@ def test_without_a_record_rarity_remains_and_the_rest_is_null() -> None:
     asked = ask(InsufficientOptimization(), study(losses=None))
     row = asked.rows[0]
     assert row["rarity"] > 0.9
-    assert row["rarest_word_share"] == pytest.approx(1 / 21)
+    assert row["rarest_word_ratio"] == pytest.approx(1 / 10)
     assert row["loss_rank"] > 0.9
     assert all(row[name] is None for name in ("exposures_ratio", "late_fall", "shortfall", "improving", "late_gain"))
     assert asked.rule.tolist() == [0.0]
