@@ -21,7 +21,7 @@ from ilp_service.benchmark.plants import CONFLICT, FORGOTTEN, INCONSISTENT, INSU
 from ilp_service.benchmark.schedule import world_schedule
 from ilp_service.benchmark.tokenizer import world_tokenizer
 from ilp_service.benchmark.vocabulary import NOUN_STATEMENTS, RELATIONS, fill
-from ilp_service.benchmark.world import END, Row, World, biography, corpus_pass, tell
+from ilp_service.benchmark.world import END, Row, World, corpus_pass, tell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -213,11 +213,8 @@ def _corrected(world: World) -> World:
 
 
 def _documents(arm: str, origin: Origin) -> list[Callable[[np.random.Generator], str]]:
-    """Makers of the documents that the arm adds to the corpus, one an entity or fact."""
+    """Makers of the documents that the arm adds to the corpus, one a fact."""
     world = origin.world
-
-    def person(name: str) -> Callable[[np.random.Generator], str]:
-        return lambda generator: biography(name, world.facts[name], generator)
 
     def fact(row: Row) -> Callable[[np.random.Generator], str]:
         if row.kind in ABOUT_NOUNS:
@@ -230,9 +227,8 @@ def _documents(arm: str, origin: Origin) -> list[Callable[[np.random.Generator],
     natural = [world.rows[index] for index in sorted(origin.natural)]
     contested = {(telling.person, telling.relation) for telling in world.tellings}
     if arm == ARM_OF[MISSING]:
-        absent = dict.fromkeys(row.person for row in world.rows if row.cause == MISSING)
         unopposed = [row for row in natural if (row.person, row.relation) not in contested]
-        return [*map(person, absent), *map(fact, unopposed)]
+        return [fact(row) for row in (*(row for row in world.rows if row.cause == MISSING), *unopposed)]
     if arm == ARM_OF[CONFLICT]:
         opposed = [row for row in natural if (row.person, row.relation) in contested]
         return [fact(row) for row in (*(row for row in world.rows if row.cause == CONFLICT), *opposed)]

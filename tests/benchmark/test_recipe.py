@@ -16,6 +16,7 @@ from ilp_service.benchmark.families import FAMILIES, tiny_model
 from ilp_service.benchmark.plants import PIPELINE, make_world
 from ilp_service.benchmark.recipe import TRUTH, BuiltWorld, build_world, cloze_accuracy, read_truth
 from ilp_service.benchmark.sizes import WorldSize
+from ilp_service.benchmark.stages import stage
 from ilp_service.checkpoints.loading import load_tokenizer
 from ilp_service.samples.reading import read_samples
 from ilp_service.settings import DataSettings
@@ -82,7 +83,7 @@ def test_building_again_does_nothing_and_another_training_seed_keeps_the_base(
 
 def test_a_killed_stage_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
     def killed() -> None:
-        with recipe._stage(tmp_path / "base", "digest") as folder:
+        with stage(tmp_path / "base", "digest") as folder:
             assert folder is not None
             (folder / "half").write_text("")
             raise KeyboardInterrupt
@@ -90,12 +91,12 @@ def test_a_killed_stage_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         killed()
     assert not (tmp_path / "base").exists()
-    with recipe._stage(tmp_path / "base", "digest") as folder:
+    with stage(tmp_path / "base", "digest") as folder:
         assert folder is not None
         assert not list(folder.iterdir())
-    with recipe._stage(tmp_path / "base", "digest") as folder:
+    with stage(tmp_path / "base", "digest") as folder:
         assert folder is None
-    with recipe._stage(tmp_path / "base", "other digest") as folder:
+    with stage(tmp_path / "base", "other digest") as folder:
         assert folder is not None
 
 
