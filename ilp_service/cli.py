@@ -187,7 +187,7 @@ def settings(as_json: bool) -> None:
 
 @ilp.group()
 def plugins() -> None:
-    """The causes, knowledge sources and judges that are loaded."""
+    """The causes, mitigations, knowledge sources and judges that are loaded."""
 
 
 @plugins.command("list")

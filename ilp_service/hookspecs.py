@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from ilp_service.plugin import Cause, Judge, KnowledgeSource
+    from ilp_service.plugin import Cause, Judge, KnowledgeSource, Mitigation
 
 hookspec = pluggy.HookspecMarker("ilp_service")
 
@@ -26,3 +26,8 @@ def ilp_knowledge_sources() -> Sequence[KnowledgeSource]:  # type: ignore[empty-
 @hookspec
 def ilp_judges() -> Sequence[Judge]:  # type: ignore[empty-body]
     """Called once when plugins are loaded: the judges that this plugin has. Contacts nothing yet."""
+
+
+@hookspec
+def ilp_mitigations() -> Sequence[Mitigation]:  # type: ignore[empty-body]
+    """Called once when plugins are loaded: the remedies that this plugin can plan. Plans nothing yet."""

@@ -1,7 +1,8 @@
 """The public plugin API: all that a plugin needs to import.
 
 A plugin is a module with functions marked ``@hookimpl``: ``ilp_causes`` returns :class:`Cause` objects,
-``ilp_knowledge_sources`` :class:`KnowledgeSource` objects, ``ilp_judges`` :class:`Judge` objects.
+``ilp_mitigations`` :class:`Mitigation` objects, ``ilp_knowledge_sources`` :class:`KnowledgeSource` objects,
+``ilp_judges`` :class:`Judge` objects.
 See ``docs/plugins.md`` for a walk through.
 """
 
@@ -18,34 +19,67 @@ import numpy.typing as npt
 import pluggy
 import pyarrow as pa
 
-from ilp_service.errors import EndpointError, IlpWarning, KnowledgeSourceError
+from ilp_service.errors import EndpointError, IlpWarning, KnowledgeSourceError, SettingsError
 from ilp_service.knowledge import Choice, Document, Judge, KnowledgeSource, Ledger, Pair, Query, Setup, Verdict
+from ilp_service.remedies import (
+    GENERAL_SHARE,
+    Case,
+    Change,
+    ConflictingStatement,
+    Consult,
+    Correction,
+    EpochIncrement,
+    Found,
+    Mitigation,
+    Parameter,
+    Plan,
+    Price,
+    Resampling,
+    TeachingDocument,
+    merge,
+)
 from ilp_service.samples.answers import normalise_answer
 from ilp_service.samples.sample import Message, Probe, Sample
 from ilp_service.study import Study
 
 __all__ = [
+    "GENERAL_SHARE",
     "Array",
+    "Case",
     "Cause",
+    "Change",
     "Choice",
+    "ConflictingStatement",
+    "Consult",
+    "Correction",
     "Document",
     "EndpointError",
+    "EpochIncrement",
+    "Found",
     "IlpWarning",
     "Judge",
     "KnowledgeSource",
     "KnowledgeSourceError",
     "Ledger",
     "Message",
+    "Mitigation",
     "Need",
     "Pair",
+    "Parameter",
+    "Plan",
+    "Price",
     "Probe",
     "Query",
+    "Resampling",
     "Sample",
+    "SettingsError",
     "Setup",
     "Signal",
     "Study",
+    "TeachingDocument",
     "Verdict",
     "hookimpl",
+    "merge",
     "normalise_answer",
 ]
 

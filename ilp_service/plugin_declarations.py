@@ -1,4 +1,4 @@
-"""What is wrong with the declarations of a cause, a knowledge source or a judge, in sentences."""
+"""What is wrong with the declarations of a cause, a mitigation, a knowledge source or a judge, in sentences."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import re
 from collections.abc import Iterator
 
-from ilp_service.plugin import Cause, Judge, KnowledgeSource, Need, Signal
+from ilp_service.plugin import Cause, Judge, KnowledgeSource, Mitigation, Need, Parameter, Signal
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_OPTION = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
 _RESERVED = frozenset({"sample_id", "unattributed"})
 
 
@@ -49,6 +50,35 @@ def _signal_faults(called: str, signals: object) -> Iterator[str]:
             yield f"Signal {signal.name!r} of {called} lacks a unit or a meaning."
 
 
+def mitigation_faults(mitigation: object) -> list[str]:
+    """What is wrong with the declarations of a mitigation, one sentence each; empty if nothing is."""
+    wrong = _named_faults(mitigation, Mitigation)
+    if wrong or not isinstance(mitigation, Mitigation):
+        return wrong
+    called = type(mitigation).__name__
+    causes = getattr(mitigation, "causes", None)
+    if not isinstance(causes, frozenset) or not causes or not all(isinstance(one, str) for one in causes):
+        wrong.append(f"{called}.causes is {causes!r:.80}; expected a frozenset of at least one cause's name.")
+    return wrong + list(_parameter_faults(called, mitigation.parameters))
+
+
+def _parameter_faults(called: str, parameters: object) -> Iterator[str]:
+    if not isinstance(parameters, tuple | list) or not all(isinstance(one, Parameter) for one in parameters):
+        yield f"{called}.parameters is {parameters!r:.80}; expected a tuple of Parameter."
+        return
+    seen: set[str] = set()
+    for one in parameters:
+        if not isinstance(one.name, str) or not _OPTION.fullmatch(one.name):
+            yield f"{called} has a parameter named {one.name!r}; expected a dotted name, {called.lower()}.factor."
+        elif one.name in seen:
+            yield f"{called} declares the parameter {one.name!r} twice."
+        seen.add(one.name)
+        if not isinstance(one.default, bool | int | float | str):
+            yield f"Parameter {one.name!r} of {called} has the default {one.default!r:.80}; expected a number or text."
+        if not all(isinstance(words, str) and words.strip() for words in (one.meaning, one.source)):
+            yield f"Parameter {one.name!r} of {called} lacks a meaning or a source."
+
+
 def source_faults(source: object) -> list[str]:
     """What is wrong with the declarations of a knowledge source, one sentence each; empty if nothing is."""
     return _named_faults(source, KnowledgeSource)
@@ -59,7 +89,7 @@ def judge_faults(judge: object) -> list[str]:
     return _named_faults(judge, Judge)
 
 
-def _named_faults(found: object, kind: type[KnowledgeSource] | type[Judge]) -> list[str]:
+def _named_faults(found: object, kind: type[KnowledgeSource] | type[Judge] | type[Mitigation]) -> list[str]:
     wrong = _kind_faults(found, kind)
     if wrong or not isinstance(found, kind):
         return wrong

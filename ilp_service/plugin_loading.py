@@ -1,5 +1,5 @@
-"""Finds causes, knowledge sources and judges: installed packages by entry point (the built-in ones too), and folders
-that somebody named.
+"""Finds causes, mitigations, knowledge sources and judges: installed packages by entry point (the built-in ones too),
+and folders that somebody named.
 
 A plugin that cannot be loaded is reported and left out; the others are not touched by it.
 """
@@ -22,8 +22,8 @@ import pluggy
 
 from ilp_service import __version__, hookspecs
 from ilp_service.errors import PluginLoadError
-from ilp_service.plugin import Cause, Judge, KnowledgeSource
-from ilp_service.plugin_declarations import faults, judge_faults, source_faults
+from ilp_service.plugin import Cause, Judge, KnowledgeSource, Mitigation
+from ilp_service.plugin_declarations import faults, judge_faults, mitigation_faults, source_faults
 
 GROUP = "ilp_service"
 _DISTRIBUTION = "ilp-service"
@@ -31,13 +31,14 @@ _KINDS = {
     "ilp_causes": ("cause", faults),
     "ilp_knowledge_sources": ("knowledge source", source_faults),
     "ilp_judges": ("judge", judge_faults),
+    "ilp_mitigations": ("mitigation", mitigation_faults),
 }
 """What each hook returns, in words, and what tells whether it is declared well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a knowledge source or a judge came from.
+    """Where a mitigation, a knowledge source or a judge came from.
 
     Attributes:
         where: The package or file.
@@ -63,6 +64,8 @@ class Plugins:
         judges: Every judge, in the same order.
         source_origins: Where each knowledge source came from, by its name.
         judge_origins: Where each judge came from, by its name.
+        mitigations: Every mitigation, in the same order.
+        mitigation_origins: Where each mitigation came from, by its name.
     """
 
     causes: tuple[Cause, ...]
@@ -74,6 +77,8 @@ class Plugins:
     judges: tuple[Judge, ...] = ()
     source_origins: Mapping[str, Origin] = field(default_factory=dict)
     judge_origins: Mapping[str, Origin] = field(default_factory=dict)
+    mitigations: tuple[Mitigation, ...] = ()
+    mitigation_origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,8 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
     Folders are code: only those named here are read, never the current directory by itself. Files and packages whose
     name begins with an underscore, and sub-folders without ``__init__.py``, are left alone; a package that is
     installed as well is loaded once. Built-in causes come first, then other packages by name, then
-    files in the order of the folders and of their names; of two causes (sources, judges) with one name the first is
-    kept.
+    files in the order of the folders and of their names; of two causes (mitigations, sources, judges) with one name
+    the first is kept.
 
     Raises:
         PluginLoadError: A named folder does not exist or cannot be read.
@@ -155,7 +160,7 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
         asked = [_asked(plugin, hook, caller, collected) for hook, caller in hooks.items()]
         if any(asked) and (digest := plugin.digest()):
             collected.digests[plugin.where] = digest
-    causes, sources, judges = collected.accepted.values()
+    causes, sources, judges, mitigations = collected.accepted.values()
     return Plugins(
         tuple(cause for cause, _ in causes.values()),
         MappingProxyType({name: origin.where for name, (_, origin) in causes.items()}),
@@ -166,25 +171,38 @@ def load_plugins(folders: Sequence[Path] = ()) -> Plugins:
         tuple(judge for judge, _ in judges.values()),
         MappingProxyType({name: origin for name, (_, origin) in sources.items()}),
         MappingProxyType({name: origin for name, (_, origin) in judges.items()}),
+        tuple(mitigation for mitigation, _ in mitigations.values()),
+        MappingProxyType({name: origin for name, (_, origin) in mitigations.items()}),
     )
 
 
 def describe_plugins(plugins: Plugins) -> list[dict[str, Any]]:
-    """What is loaded and from where, ready for JSON: one entry a cause, then one a knowledge source, then a judge."""
+    """What is loaded and from where, ready for JSON: causes, then mitigations, knowledge sources and judges."""
     return [
         *(_described_cause(cause, plugins) for cause in plugins.causes),
+        *(_described_mitigation(one, plugins.mitigation_origins[one.name]) for one in plugins.mitigations),
         *(_described("knowledge_source", source, plugins.source_origins[source.name]) for source in plugins.sources),
         *(_described("judge", judge, plugins.judge_origins[judge.name]) for judge in plugins.judges),
     ]
 
 
-def _described(kind: str, found: KnowledgeSource | Judge, origin: Origin) -> dict[str, Any]:
+def _described(kind: str, found: KnowledgeSource | Judge | Mitigation, origin: Origin) -> dict[str, Any]:
     return {
         "name": found.name,
         "title": found.title,
         "kind": kind,
         "origin": origin.where,
         "version": origin.version,
+    }
+
+
+def _described_mitigation(mitigation: Mitigation, origin: Origin) -> dict[str, Any]:
+    return _described("mitigation", mitigation, origin) | {
+        "causes": sorted(mitigation.causes),
+        "parameters": [
+            {"name": one.name, "default": one.default, "meaning": one.meaning, "source": one.source}
+            for one in mitigation.parameters
+        ],
     }
 
 

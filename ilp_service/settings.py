@@ -177,6 +177,42 @@ class JudgeSettings(_Endpoint):
     options: dict[str, str] = Field(default={}, description="Options of judges of your own, by name.")
 
 
+class MitigationSettings(_Part):
+    """What remedies do (arXiv 2604.10079, section 5); docs/mitigations.md tells where each default comes from."""
+
+    general_share: float = Field(
+        default=0.8, ge=0.0, lt=1.0, description="C_mix: share of general text in continued pre-training."
+    )
+    entity_documents: int = Field(default=20, ge=1, description="Most documents an entity.")
+    document_passes: int = Field(default=1, ge=1, description="How often continued pre-training reads each document.")
+    about_entity: bool = Field(
+        default=True, description="A document that has no word of the entity that it was asked for is left out."
+    )
+    rewrite: bool = Field(
+        default=True,
+        description="A document that states the base's wrong answer is corrected to the sample's; else it is left out.",
+    )
+    contradictions: Literal["both", "deletion", "bucketing"] = Field(
+        default="both",
+        description="'both' judges contradicting pairs, removes wrong samples and keeps right ones apart; 'deletion' "
+        "only removes; 'bucketing' keeps all apart and asks no judge.",
+    )
+    resample_every: int = Field(default=500, ge=1, description="K: steps between two looks at every subset's accuracy.")
+    resample_fall: float = Field(
+        default=0.05, gt=0.0, le=1.0, description="Relative fall of a subset's accuracy from which it is drawn more."
+    )
+    resample_factor: float = Field(default=2.0, ge=1.0, description="Times as often, until the next look.")
+    epochs: Literal["targeted", "global"] = Field(
+        default="targeted", description="'targeted' shows the targets more often; 'global' adds passes over all data."
+    )
+    exposure_factor: float = Field(default=5.0, gt=1.0, description="Times as often as before, for each target.")
+    epochs_most: int = Field(default=5, ge=1, description="Most passes that are added.")
+    epochs_tolerance: float = Field(
+        default=0.01, ge=0.0, description="Passes end when held-out loss rises by more, nats a token."
+    )
+    options: dict[str, str] = Field(default={}, description="Options of mitigations of your own, by name.")
+
+
 class Settings(BaseSettings):
     """All settings of a diagnosis."""
 
@@ -197,13 +233,14 @@ class Settings(BaseSettings):
     attribution: AttributionSettings = AttributionSettings()
     knowledge_sources: KnowledgeSourceSettings = KnowledgeSourceSettings()
     judge: JudgeSettings = JudgeSettings()
+    mitigations: MitigationSettings = MitigationSettings()
     work_dir: Path = Field(default=Path("mlruns/ilp-work"), description="Where unfinished runs keep their chunks.")
 
     def dotted(self) -> dict[str, float]:
         """Numeric settings by dotted name, as cause plugins see them."""
         return {
             f"{part}.{name}": float(value)
-            for part, values in self.model_dump(exclude={"knowledge_sources", "judge"}).items()
+            for part, values in self.model_dump(exclude={"knowledge_sources", "judge", "mitigations"}).items()
             if isinstance(values, dict)
             for name, value in values.items()
             if isinstance(value, int | float)
@@ -219,6 +256,15 @@ class Settings(BaseSettings):
             for name in type(values).model_fields
             if name != "options"
         }
+
+    def mitigation_options(self) -> dict[str, Any]:
+        """Settings by dotted name as mitigations see them, those of plugins of one's own included."""
+        built_in = {
+            f"mitigations.{name}": getattr(self.mitigations, name)
+            for name in type(self.mitigations).model_fields
+            if name != "options"
+        }
+        return {**self.mitigations.options, **built_in}
 
 
 def _value(raw: str) -> object:

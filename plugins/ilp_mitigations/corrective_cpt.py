@@ -1,0 +1,120 @@
+"""Remedy for cause II: corrected documents, and none that say otherwise in the mix (arXiv 2604.10079, section 5)."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from ilp_mitigations._beliefs import believed
+from ilp_mitigations._documents import GENERAL, PASSES, SHARED, chosen, fetch, plural, refusing
+from ilp_service.plugin import (
+    Case,
+    Change,
+    ConflictingStatement,
+    Document,
+    Mitigation,
+    Parameter,
+    Plan,
+    Price,
+    Sample,
+    TeachingDocument,
+)
+
+_CAUSE = "pretraining_conflict"
+_REWRITE = Parameter(
+    "mitigations.rewrite",
+    True,
+    "Correct a document that states the base's wrong answer; else leave it out.",
+    "Ours: the paper's documents are corrected, and it does not say how.",
+)
+_SHORT = 6
+"""Words; a longer answer never stands in a document as it is."""
+_PLAIN = frozenset({"yes", "no", "true", "false", "none", "both", "neither"})
+"""Answers that stand in any text and mean nothing there."""
+
+
+class CorrectiveCpt(Mitigation):
+    """Continued pre-training on documents that say what the sample says, without those that contradict it."""
+
+    name: ClassVar[str] = "corrective_cpt"
+    title: ClassVar[str] = "Correct what the base believes wrongly by documents, then fine-tune again"
+    causes: ClassVar[frozenset[str]] = frozenset({_CAUSE})
+    parameters: ClassVar[tuple[Parameter, ...]] = (*SHARED, _REWRITE)
+
+    def plan(self, case: Case) -> Plan:
+        """Corrected documents for each target whose belief is known; what was not measured is refused."""
+        samples, beliefs = case.samples(), believed(case.study)
+        fetched = fetch(case)
+        refused = dict(fetched.reasons)
+        documents: list[TeachingDocument] = []
+        statements: set[ConflictingStatement] = set()
+        for key in case.targets:
+            if key in refused:
+                continue
+            belief = beliefs.get(key)
+            if belief is None:
+                refused[key] = "What the base answers instead was not measured, so nothing can be corrected."
+                continue
+            right = [
+                TeachingDocument(text, (key,), (_CAUSE,), (one.source,))
+                for one in fetched.useful[key]
+                if (text := self._corrected(case, one, samples[key], belief)) is not None
+            ]
+            if not right:
+                refused[key] = (
+                    f"None of its {plural(len(fetched.useful[key]), 'document')} says {_quote(samples[key].response)} "
+                    f"or could be corrected from {_quote(belief)}."
+                )
+                continue
+            documents += right
+            entity = case.consult.entity(key)
+            if entity and _usable(belief, samples[key].prompt):
+                statements.add(ConflictingStatement(entity, belief, key))
+        treats = chosen(case.targets, refused)
+        change = Change()
+        if treats:
+            change = Change(
+                documents=tuple(documents),
+                general_share=float(case.value(GENERAL)),
+                document_passes=int(case.value(PASSES)),
+                conflicting_documents=frozenset(statements),
+            )
+        return Plan(
+            self.name,
+            treats,
+            {key: refused[key] for key in case.targets if key in refused},
+            change,
+            Price(case.training_tokens(change), fetched.received),
+            f"Continue pre-training on {plural(len(change.documents), 'corrected document')} about "
+            f"{plural(len(treats), 'sample')}, leave out general text that states "
+            f"{plural(len(change.conflicting_documents), 'wrong belief')}, then fine-tune again{refusing(refused)}.",
+        )
+
+    def _corrected(self, case: Case, document: Document, sample: Sample, belief: str) -> str | None:
+        """A document that says what the sample says; ``None`` if it neither does nor can be made to."""
+        text, response = document.text, sample.response.strip()
+        if not _states(text, belief):
+            return text if _states(text, response) else None
+        if not case.value(_REWRITE) or not _usable(belief, sample.prompt) or len(response.split()) > _SHORT:
+            return None
+        text = _pattern(belief).sub(lambda _: response, text)
+        # The response now stands where it did not: the text may have become the sample itself.
+        return None if case.consult.leaks(text, sample.sample_id) else text
+
+
+def _usable(answer: str, prompt: str) -> bool:
+    """Whether an answer in a text is a statement: short, no bare yes or no, and no word of the question itself."""
+    return len(answer.split()) <= _SHORT and answer.casefold().strip() not in _PLAIN and not _states(prompt, answer)
+
+
+def _states(text: str, answer: str) -> bool:
+    return bool(answer.strip()) and _pattern(answer).search(text) is not None
+
+
+def _pattern(answer: str) -> re.Pattern[str]:
+    words = r"\s+".join(re.escape(word) for word in answer.strip().rstrip(".").split())
+    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+
+
+def _quote(text: str) -> str:
+    return repr(" ".join(text.split())[:60])
