@@ -11,6 +11,8 @@ from ilp_service.samples.sample import Sample
 
 _WORD = re.compile(r"[^\W_]+(?:[-.'’][^\W_]+)*")
 _POSSESSIVE = re.compile(r"['’]s?$")
+_LETTERS = frozenset("AI")
+"""Words that are written with a capital and name nobody."""
 _SENTENCE_END = frozenset('.!?:\n"“(')
 _JOINED_BY = re.compile(r"[ \t]+(?:(?:of|de|da|di|del|van|von|der|den|la|le|du|al|bin|ibn)[ \t]+){0,2}")
 _COMMON_SHARE = 0.1
@@ -92,7 +94,7 @@ def _phrases(prompt: str, words: Sequence[_Word], names: set[str], frequency: Co
 
 
 def _is_name(prompt: str, word: _Word, following: _Word | None, names: set[str], frequency: Counter[str]) -> bool:
-    if not word.capital or (len(word.text) == 1 and word.text in "AI"):
+    if not word.capital or word.text in _LETTERS:
         return False
     if not word.opens:
         return True
@@ -100,5 +102,6 @@ def _is_name(prompt: str, word: _Word, following: _Word | None, names: set[str],
         return False
     if word.text in names:
         return True
-    followed = following is not None and following.capital and prompt[word.end : following.begin].isspace()
-    return followed and following is not None and frequency[word.text] <= frequency[following.text]
+    if following is None or not following.capital or following.text in _LETTERS:
+        return False
+    return prompt[word.end : following.begin].isspace() and frequency[word.text] <= frequency[following.text]
