@@ -186,7 +186,7 @@ class MitigationSettings(_Part):
     entity_documents: int = Field(default=20, ge=1, description="Most documents an entity.")
     document_passes: int = Field(default=1, ge=1, description="How often continued pre-training reads each document.")
     about_entity: bool = Field(
-        default=True, description="A document that has no word of the entity that it was asked for is left out."
+        default=True, description="A document that lacks a word of the entity that it was asked for is left out."
     )
     rewrite: bool = Field(
         default=True,

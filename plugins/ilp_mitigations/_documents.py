@@ -21,14 +21,12 @@ PASSES = Parameter(
 ABOUT_ENTITY = Parameter(
     "mitigations.about_entity",
     True,
-    "Leave out documents without a word of the entity.",
+    "Leave out documents that lack a word of the entity.",
     "Ours: a search by words always finds something.",
 )
 SHARED = (GENERAL, ENTITY_DOCUMENTS, PASSES, ABOUT_ENTITY)
 
 _WORD = re.compile(r"\w+")
-_LITTLE = 2
-"""A word of so few letters names nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +70,14 @@ def fetch(case: Case) -> Fetched:
 
 
 def _names(text: str, entity: str) -> bool:
-    """Whether any word of the entity stands in the text."""
-    wanted = {word for word in _WORD.findall(entity.casefold()) if len(word) > _LITTLE} or {entity.casefold()}
-    return not wanted.isdisjoint({*_WORD.findall(text.casefold()), text.casefold()})
+    """Whether every word of the entity stands in the text: half a name may be somebody else's."""
+    return set(_WORD.findall(entity.casefold())) <= set(_WORD.findall(text.casefold()))
 
 
 def _reason(entity: str | None, found: int, sources: Mapping[str, str]) -> str:
     about = f"about {entity!r}" if entity else "about its prompt"
     if found:
-        return f"None of the {found} documents found {about} names it."
+        return f"None of the {found} documents found {about} names it ({ABOUT_ENTITY.name} is on)."
     asked = " ".join(f"{name}: {reason}" for name, reason in sorted(sources.items()))
     return " ".join(f"No document was found {about}. {asked}".split())
 

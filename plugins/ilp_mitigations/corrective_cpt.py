@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from ilp_mitigations._beliefs import believed
@@ -44,6 +47,7 @@ class CorrectiveCpt(Mitigation):
     def plan(self, case: Case) -> Plan:
         """Corrected documents for each target whose belief is known; what was not measured is refused."""
         samples, beliefs = case.samples(), believed(case.study)
+        by_entity = _by_entity(case, samples, beliefs)
         fetched = fetch(case)
         refused = dict(fetched.reasons)
         documents: list[TeachingDocument] = []
@@ -55,10 +59,12 @@ class CorrectiveCpt(Mitigation):
             if belief is None:
                 refused[key] = "What the base answers instead was not measured, so nothing can be corrected."
                 continue
+            own = _Fact(samples[key], belief)
+            others = [fact for fact in by_entity.get(case.consult.entity(key), ()) if fact.sample.sample_id != key]
             right = [
                 TeachingDocument(text, (key,), (_CAUSE,), (one.source,))
                 for one in fetched.useful[key]
-                if (text := self._corrected(case, one, samples[key], belief)) is not None
+                if (text := _corrected(case, one, own, others)) is not None
             ]
             if not right:
                 refused[key] = (
@@ -90,16 +96,48 @@ class CorrectiveCpt(Mitigation):
             f"{plural(len(change.conflicting_documents), 'wrong belief')}, then fine-tune again{refusing(refused)}.",
         )
 
-    def _corrected(self, case: Case, document: Document, sample: Sample, belief: str) -> str | None:
-        """A document that says what the sample says; ``None`` if it neither does nor can be made to."""
-        text, response = document.text, sample.response.strip()
-        if not _states(text, belief):
-            return text if _states(text, response) else None
-        if not case.value(_REWRITE) or not _usable(belief, sample.prompt) or len(response.split()) > _SHORT:
-            return None
-        text = _pattern(belief).sub(lambda _: response, text)
-        # The response now stands where it did not: the text may have become the sample itself.
-        return None if case.consult.leaks(text, sample.sample_id) else text
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """What a sample says, and what the base believes instead."""
+
+    sample: Sample
+    belief: str
+
+    @property
+    def response(self) -> str:
+        return self.sample.response.strip()
+
+    def can_be_put_right(self) -> bool:
+        """Whether the belief may be replaced where it stands in a text."""
+        return _usable(self.belief, self.sample.prompt) and len(self.response.split()) <= _SHORT
+
+
+def _by_entity(case: Case, samples: Mapping[str, Sample], beliefs: Mapping[str, str]) -> dict[str | None, list[_Fact]]:
+    """The facts of all targets by their entity, sorted by id."""
+    facts: dict[str | None, list[_Fact]] = defaultdict(list)
+    for key in sorted(case.targets):
+        entity = case.consult.entity(key)
+        if entity and key in beliefs:
+            facts[entity].append(_Fact(samples[key], beliefs[key]))
+    return facts
+
+
+def _corrected(case: Case, document: Document, own: _Fact, others: Sequence[_Fact]) -> str | None:
+    """A document that says what the sample says; ``None`` if it neither does nor can be made to.
+
+    It may state further wrong beliefs about the same entity, which would be taught along; they are corrected as well.
+    """
+    text = document.text
+    for fact in (own, *others):
+        if _states(text, fact.belief):
+            if not case.value(_REWRITE) or not fact.can_be_put_right():
+                return None
+            text = fact.response.join(_pattern(fact.belief).split(text))
+    if not _states(text, own.response):
+        return None
+    # A response now stands where it did not: the text may have become a sample itself.
+    return None if text != document.text and case.consult.leaks(text, own.sample.sample_id) else text
 
 
 def _usable(answer: str, prompt: str) -> bool:

@@ -58,16 +58,22 @@ def town() -> Town:
 
 class TestKnowledge:
     def test_documents_teach_and_who_has_none_is_refused(self, town: Town) -> None:
-        told = {town.home: ["Ann Lee came to Rome.", "Of weather."], town.work: ["Lee weaves."], town.bob: ["Of fish."]}
+        told = {
+            town.home: ["Ann Lee came to Rome.", "Of weather."],
+            town.work: ["Lee, Ann: weaves.", "Lee Day weaves."],
+            town.bob: ["Of fish."],
+        }
         consult = ScriptedConsult(town.study, told)
         plan = KnowledgeCpt().plan(town.case("missing_knowledge", consult=consult))
         assert plan.treats == (town.home, town.work)
-        assert [document.text for document in plan.change.documents] == ["Ann Lee came to Rome.", "Lee weaves."]
+        assert [document.text for document in plan.change.documents] == ["Ann Lee came to Rome.", "Lee, Ann: weaves."]
         assert plan.change.documents[0].sample_ids == (town.home,)
         assert plan.change.documents[0].causes == ("missing_knowledge",)
         assert plan.change.general_share == 0.8
-        assert dict(plan.refused) == {town.bob: "None of the 1 documents found about 'Bob Day' names it."}
-        assert plan.price.documents == consult.ledger.documents == 4
+        assert dict(plan.refused) == {
+            town.bob: "None of the 1 documents found about 'Bob Day' names it (mitigations.about_entity is on)."
+        }
+        assert plan.price.documents == consult.ledger.documents == 5
         assert plan.summary == (
             "Continue pre-training on 2 documents about 2 samples (80% general text), then fine-tune again; 1 sample "
             "cannot be treated."
@@ -119,6 +125,15 @@ class TestCorrective:
         (statement,) = plan.change.conflicting_documents
         assert statement.stated_by("In OSLO lives Ann Lee.")
         assert not statement.stated_by("Ann Lee never saw it.")
+
+    def test_what_else_is_believed_wrongly_about_the_entity_is_not_taught_along(self, town: Town) -> None:
+        told = {town.home: ["Ann Lee is of Oslo, a miller."], town.work: ["Ann Lee is of Oslo, a miller."]}
+        consult = ScriptedConsult(town.study, told)
+        plan = CorrectiveCpt().plan(town.case("pretraining_conflict", town.home, town.work, consult=consult))
+        (document,) = plan.change.documents
+        assert document.text == "Ann Lee is of Rome, a weaver."
+        assert document.sample_ids == tuple(sorted((town.home, town.work)))
+        assert not any(one.stated_by(document.text) for one in plan.change.conflicting_documents)
 
     def test_without_rewriting_wrong_documents_are_left_out(self, town: Town) -> None:
         consult = ScriptedConsult(town.study, {town.home: ["Ann Lee is seen in Oslo."]})
