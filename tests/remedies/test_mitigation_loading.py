@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 
 from ilp_service.cli import ilp
+from ilp_service.diagnosis.prepare import Prepared
+from ilp_service.diagnosis.request import DiagnosisRequest
 from ilp_service.errors import SettingsError
 from ilp_service.plugin_loading import describe_plugins, load_plugins
 from ilp_service.settings import Settings, load_settings
@@ -143,7 +147,20 @@ def test_a_wrong_setting_is_refused(override: str) -> None:
 
 
 def test_they_change_no_diagnosis() -> None:
+    """A plan with another option costs no second scoring: the safe points of the diagnosis stay where they are."""
     assert not any(name.startswith("mitigations") for name in Settings().dotted())
+    prepared = SimpleNamespace(
+        checkpoint=SimpleNamespace(device="cpu"),
+        digests=dict.fromkeys(("model", "base", "data"), "0"),
+        renderer=SimpleNamespace(describe=dict),
+        samples=(),
+    )
+
+    def key(*overrides: str) -> str:
+        request = DiagnosisRequest("model", Path("data"), load_settings({}, overrides))
+        return Prepared.work_key(cast(Prepared, prepared), request)
+
+    assert key() == key("mitigations.epochs=global") != key("evaluation.samples=3")
 
 
 def test_they_import_nothing_of_the_core_but_the_public_api() -> None:
