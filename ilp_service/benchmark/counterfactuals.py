@@ -49,7 +49,7 @@ ARMS = (*PLACEBOS, *ARM_OF.values())
 CONTINUED = (REPLAY, ARM_OF[MISSING], ARM_OF[CONFLICT])
 """Arms that continue pre-training before they fine-tune."""
 
-MORE_EXPOSURES = 5
+MORE_EXPOSURES = 8
 """Times as many exposures in the counterfactual of too few."""
 
 DOCUMENT_SHARE = 0.6
@@ -63,10 +63,6 @@ ABOUT_NOUNS = ("rare noun, common meaning", "rare noun, drawn often")
 
 WRONG_TWINS = ("wrong twin", "outvoted wrong twin")
 """Kinds of rows that contradict another."""
-
-
-STRENGTHS = (MORE_EXPOSURES, DOCUMENT_SHARE, CONTINUED_RATE)
-"""What a kept result of an arm depends on beside the world."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +82,13 @@ class Origin:
     data: Path
     sft_seed: int
     natural: frozenset[int] = frozenset()
+
+
+def strengths_of(arm: str, world: World) -> tuple[float, ...]:
+    """What the result of an arm depends on beside the run that it is a counterfactual of."""
+    if arm in CONTINUED:
+        return (world.size.continued_steps, DOCUMENT_SHARE, CONTINUED_RATE)
+    return (MORE_EXPOSURES,) if arm == ARM_OF[INSUFFICIENT] else ()
 
 
 def placebo_of(arm: str) -> str:

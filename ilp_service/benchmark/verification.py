@@ -90,7 +90,7 @@ def verified_labels(built: BuiltWorld, *, size: WorldSize | None = None, progres
             report = None if progress is None else lambda done, planned: progress(name, done, planned)
             return run_arm(name, from_, folder, report)
 
-        details = (*run, name, *STRENGTHS, world.size.continued_steps, sorted(from_.natural))
+        details = (*run, name, *strengths_of(name, world), sorted(from_.natural))
         return _kept(built, name, details, compute)
 
     rates[OTHER_SEED] = arm_rates(OTHER_SEED, origin)
