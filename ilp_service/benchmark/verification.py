@@ -21,10 +21,10 @@ from ilp_service.benchmark.counterfactuals import (
     ARMS,
     OTHER_SEED,
     REPLAY,
-    STRENGTHS,
     Origin,
     pass_rates,
     run_arm,
+    strengths_of,
 )
 from ilp_service.benchmark.finetuning import load_model
 from ilp_service.benchmark.plants import CAUSES, PIPELINE, make_world
