@@ -306,7 +306,7 @@ def test_json_lines_under_the_wrong_name_and_an_array_under_jsonl(tmp_path: Path
         ("d.jsonl", b"\n \r\n", DataEmptyError, "has no rows"),
         ("d.json", b"", DataEmptyError, "has no rows"),
         ("d.json", b"[]", DataEmptyError, "has no rows"),
-        ("d.jsonl", gzip.compress(b"{}"), DataFormatError, "is gzip-compressed"),
+        ("d.jsonl", gzip.compress(b"{}", mtime=0), DataFormatError, "is gzip-compressed"),
         ("d.jsonl", b"PK\x03\x04rest", DataFormatError, "is a zip archive"),
         ("d.jsonl", b"PAR1rest", DataFormatError, "is a parquet file"),
         ("d.jsonl", "{}".encode("utf-16"), DataFormatError, "is in UTF-16"),
