@@ -213,6 +213,26 @@ class MitigationSettings(_Part):
     options: dict[str, str] = Field(default={}, description="Options of mitigations of your own, by name.")
 
 
+class InterventionSettings(_Part):
+    """How remedies are tried, and what they may cost."""
+
+    general_text: Path | None = Field(
+        default=None,
+        description="General text that continued pre-training mixes in: JSONL, parquet or text, a file or folder; "
+        "none: passages of knowledge_sources.corpus.",
+    )
+    general_field: str = Field(default="text", description="Its column in JSONL and parquet.")
+    at_risk: float = Field(
+        default=0.6, ge=0.0, le=1.0, description="A prescription treats samples with a pass rate below this as well."
+    )
+    continued_learning_rate: float = Field(default=1e-5, gt=0.0, description="Peak, in continued pre-training.")
+    continued_batch_size: int = Field(default=32, ge=1, description="Rows a step of continued pre-training.")
+    continued_max_length: int = Field(default=512, ge=2, description="Tokens a row of continued pre-training.")
+    token_price: float = Field(default=1.0, ge=0.0, description="Price of a million training tokens.")
+    document_price: float = Field(default=0.001, ge=0.0, description="Price of a document from a knowledge source.")
+    judgement_price: float = Field(default=0.001, ge=0.0, description="Price of a judged pair.")
+
+
 class Settings(BaseSettings):
     """All settings of a diagnosis."""
 
@@ -234,13 +254,16 @@ class Settings(BaseSettings):
     knowledge_sources: KnowledgeSourceSettings = KnowledgeSourceSettings()
     judge: JudgeSettings = JudgeSettings()
     mitigations: MitigationSettings = MitigationSettings()
+    intervention: InterventionSettings = InterventionSettings()
     work_dir: Path = Field(default=Path("mlruns/ilp-work"), description="Where unfinished runs keep their chunks.")
 
     def dotted(self) -> dict[str, float]:
         """Numeric settings by dotted name, as cause plugins see them."""
         return {
             f"{part}.{name}": float(value)
-            for part, values in self.model_dump(exclude={"knowledge_sources", "judge", "mitigations"}).items()
+            for part, values in self.model_dump(
+                exclude={"knowledge_sources", "judge", "mitigations", "intervention"}
+            ).items()
             if isinstance(values, dict)
             for name, value in values.items()
             if isinstance(value, int | float)

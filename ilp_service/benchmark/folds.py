@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import ilp_service
 from ilp_service.benchmark.crossing import Examined, Fold, Keep
 from ilp_service.benchmark.label_quality import installed
-from ilp_service.benchmark.stages import stage
 from ilp_service.plugin import Cause
 from ilp_service.settings import Settings
+from ilp_service.stages import stage
 from ilp_service.tables import write_table
 
 _LIBRARIES = ("numpy", "scikit-learn")

@@ -22,12 +22,12 @@ from ilp_service.benchmark.finetuning import fine_tune_in_world, load_model, tra
 from ilp_service.benchmark.plants import make_world
 from ilp_service.benchmark.schedule import world_schedule
 from ilp_service.benchmark.sizes import SIZES, WorldSize
-from ilp_service.benchmark.stages import digest_of, stage
 from ilp_service.benchmark.tokenizer import world_tokenizer
 from ilp_service.benchmark.world import BLOCKS, World, corpus_pass, tell
 from ilp_service.checkpoints.weights import quiet
 from ilp_service.samples.reading import read_samples
 from ilp_service.settings import DataSettings
+from ilp_service.stages import digest_of, stage
 from ilp_service.tables import atomic_path, write_table
 
 if TYPE_CHECKING:

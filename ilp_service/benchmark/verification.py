@@ -30,8 +30,8 @@ from ilp_service.benchmark.finetuning import load_model
 from ilp_service.benchmark.plants import CAUSES, PIPELINE, make_world
 from ilp_service.benchmark.recipe import VERSION, BuiltWorld, read_truth
 from ilp_service.benchmark.sizes import SIZES, WorldSize
-from ilp_service.benchmark.stages import digest_of, stage
 from ilp_service.benchmark.world import CONTROL
+from ilp_service.stages import digest_of, stage
 from ilp_service.tables import write_table
 
 LEARNED = 0.2

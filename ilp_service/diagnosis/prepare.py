@@ -60,7 +60,7 @@ class Prepared:
         Neither detection nor attribution can, so a look with another threshold costs no second scoring; nor can
         what remedies ask later.
         """
-        later = {"work_dir", "detection", "attribution", "knowledge_sources", "judge", "mitigations"}
+        later = {"work_dir", "detection", "attribution", "knowledge_sources", "judge", "mitigations", "intervention"}
         settings = request.settings.model_dump(mode="json", exclude=later)
         place = self.checkpoint.device.partition(":")[0]
         # Not the trajectory's: no model is asked because of it, and its training length is in the rendering.

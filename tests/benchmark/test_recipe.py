@@ -16,10 +16,10 @@ from ilp_service.benchmark.families import FAMILIES, tiny_model
 from ilp_service.benchmark.plants import PIPELINE, make_world
 from ilp_service.benchmark.recipe import TRUTH, BuiltWorld, build_world, cloze_accuracy, read_truth
 from ilp_service.benchmark.sizes import WorldSize
-from ilp_service.benchmark.stages import stage
 from ilp_service.checkpoints.loading import load_tokenizer
 from ilp_service.samples.reading import read_samples
 from ilp_service.settings import DataSettings
+from ilp_service.stages import stage
 from ilp_service.training.trajectory import read_trajectory
 
 
