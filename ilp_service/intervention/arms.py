@@ -44,7 +44,7 @@ class Arm:
     treats: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     placebo: str | None = None
     general_tokens: int = 0
-    price: Price = Price()
+    price: Price = field(default_factory=Price)
     seed: int = 0
 
 
