@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +42,8 @@ class Prepared:
         trajectory: The training record, or ``None``.
         trajectory_source: Where it came from, or why there is none.
         digests: Content digests of model, base, data and trajectory.
+        trajectory_path: The file of the training record.
+        facts: What it says about its training.
     """
 
     reference: ModelReference
@@ -53,6 +56,8 @@ class Prepared:
     trajectory: pa.Table | None
     trajectory_source: str
     digests: dict[str, str | None]
+    trajectory_path: Path | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def work_key(self, request: DiagnosisRequest) -> str:
         """Name of the folder for safe points: a digest of all that can change what is kept there.
@@ -136,7 +141,8 @@ def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
     path, trajectory, source = _trajectory(request, reference, tracking, data.all_ids)
     digests["trajectory"] = None if path is None else file_digest(path)
     check_digests(request.expected, {"trajectory": digests["trajectory"]})
-    settings = _data_settings(request.settings.data, trajectory_facts(path) if path else {})
+    facts = trajectory_facts(path) if path else {}
+    settings = _data_settings(request.settings.data, facts)
     checkpoint = Checkpoint.open(reference, request.settings.scoring)
     renderer = Renderer(checkpoint.tokenizer, settings)
     renderer.check_round_trip(data.samples)
@@ -148,4 +154,17 @@ def prepare(request: DiagnosisRequest, tracking: Tracking) -> Prepared:
         )
     quarantine = pa.concat_tables([data.quarantine, pa.Table.from_pylist(refused, schema=QUARANTINE)])
     table = rendering_table(samples, renderer)
-    return Prepared(reference, checkpoint, data, samples, quarantine, renderer, table, trajectory, source, digests)
+    return Prepared(
+        reference=reference,
+        checkpoint=checkpoint,
+        data=data,
+        samples=samples,
+        quarantine=quarantine,
+        renderer=renderer,
+        rendering=table,
+        trajectory=trajectory,
+        trajectory_source=source,
+        digests=digests,
+        trajectory_path=path,
+        facts=facts,
+    )

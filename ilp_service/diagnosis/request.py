@@ -145,6 +145,18 @@ def plugin_digests(digests: Mapping[str, str]) -> dict[str, str | None]:
     return {f"{PLUGIN} {where}": digest for where, digest in digests.items()}
 
 
+class ChangedInputError(SettingsError):
+    """Weights, data or code are not those that a config was written for.
+
+    Attributes:
+        name: Of what differs: ``model``, ``data``, ``plugin …``.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 def check_digests(expected: Mapping[str, str | None] | None, found: Mapping[str, str | None]) -> None:
     """Refuse to 'repeat' a run on other weights, data or code.
 
@@ -153,12 +165,13 @@ def check_digests(expected: Mapping[str, str | None] | None, found: Mapping[str,
         found: What is there now; ``None`` for what is not.
 
     Raises:
-        SettingsError: A digest of the config differs from what was found.
+        ChangedInputError: A digest of the config differs from what was found.
     """
     for name, digest in (expected or {}).items():
         if digest is not None and name in found and found[name] != digest:
             mend = _MENDS.get(name.partition(" ")[0], f"name the {name} on the command line")
-            raise SettingsError(
+            raise ChangedInputError(
+                name,
                 f"The config was written for a {name} with digest {str(digest)[:12]}, found {str(found[name])[:12]}; "
-                f"{mend} to diagnose with the same settings."
+                f"{mend} to diagnose with the same settings.",
             )

@@ -64,7 +64,7 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
         told_to_the_registry(request.model_uri, tracking, run),
     ):
         prepared = prepare(request, tracking)
-        chosen = _choose(request, tracking, plugins)
+        chosen = choose_for(request, tracking, plugins)
         _announce(prepared, say)
         say(f"classifier: {chosen.uri}, for {chosen.reason}")
         folder = request.settings.work_dir / prepared.work_key(request)
@@ -96,7 +96,7 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
     return DiagnosisResult(summary, investigated.evaluation, evidence, attributions)
 
 
-def _choose(request: DiagnosisRequest, tracking: Tracking, plugins: Plugins) -> ChosenClassifier:
+def choose_for(request: DiagnosisRequest, tracking: Tracking, plugins: Plugins) -> ChosenClassifier:
     """The classifier, before anything expensive starts; it and the plugins are those that a config promises."""
     setting = request.settings.attribution.classifier
     chosen = choose_classifier(setting, tracking, plugins.causes, request.settings.work_dir / "downloads")

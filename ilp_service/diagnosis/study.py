@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,16 +14,25 @@ from ilp_service.diagnosis.prepare import Prepared
 from ilp_service.evaluation.measurement import Evaluator, Slices
 from ilp_service.evaluation.probing import probe
 from ilp_service.samples.similarity import near_prompts
-from ilp_service.settings import Settings
+from ilp_service.settings import DetectionSettings, Settings
 from ilp_service.study import Study
 
 
 @dataclass(frozen=True, slots=True)
 class Investigated:
-    """The study, and the evaluation of every sample that it rests on."""
+    """The study, and what it rests on.
+
+    Attributes:
+        study: What cause plugins see.
+        evaluation: Of every sample.
+        twins: Ids of samples that ask the same and answer otherwise, by sample id, nearest first.
+        lengths: Response tokens by sample id.
+    """
 
     study: Study
     evaluation: pa.Table
+    twins: Mapping[str, Sequence[str]]
+    lengths: Mapping[str, int]
 
 
 def _pairs(neighbours: pa.Table, *, contradicting: bool) -> dict[str, list[str]]:
@@ -43,17 +52,33 @@ def _rendering(table: pa.Table, end_logprobs: dict[str, float]) -> pa.Table:
     return table.append_column("end_logprob", pa.array(values, type=pa.float64()))
 
 
-def investigate(prepared: Prepared, settings: Settings, slices: Slices, say: Callable[[str], None]) -> Investigated:
-    """Measure, detect and probe."""
+def investigate(
+    prepared: Prepared,
+    settings: Settings,
+    slices: Slices,
+    say: Callable[[str], None],
+    explained: DetectionSettings | None = None,
+) -> Investigated:
+    """Measure, detect and probe.
+
+    Args:
+        prepared: The inputs.
+        settings: Of the diagnosis; ``detection`` says which samples count as unlearned.
+        slices: Where finished slices are kept.
+        say: Takes one line of progress for people.
+        explained: Which samples the study is to explain, where these are others than the unlearned ones.
+    """
     samples, checkpoint = prepared.samples, prepared.checkpoint
     neighbours = near_prompts(samples, samples, threshold=settings.knowledge.similarity)
     lengths = dict(
         zip(*(prepared.rendering.column(name).to_pylist() for name in ("sample_id", "response_tokens")), strict=True)
     )
     evaluator = Evaluator(checkpoint, prepared.renderer, settings, slices, samples)
-    measured = evaluator.measure(_pairs(neighbours, contradicting=True), lengths)
+    twins = _pairs(neighbours, contradicting=True)
+    measured = evaluator.measure(twins, lengths)
     evaluation = detect(measured.evaluation, settings.detection)
-    unlearned = most_severe(evaluation, settings.detection)
+    criterion = explained or settings.detection
+    unlearned = most_severe(detect(measured.evaluation, criterion), criterion)
     total = pc.sum(evaluation.column("unlearned")).as_py() or 0
     say(f"{total} of {len(samples)} samples are unlearned; {len(unlearned)} go to attribution.")
     probed = probe(evaluator, measured, unlearned, _pairs(neighbours, contradicting=False))
@@ -71,4 +96,4 @@ def investigate(prepared: Prepared, settings: Settings, slices: Slices, say: Cal
         settings=settings.dotted(),
         file_rows=prepared.data.rows,
     )
-    return Investigated(study, evaluation)
+    return Investigated(study, evaluation, twins, lengths)

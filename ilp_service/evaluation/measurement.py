@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -61,6 +62,15 @@ class Slices(Protocol):
     def read(self, name: str, keys: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         """The same of a step that is done."""
         ...
+
+
+@contextmanager
+def when_needed(
+    open_model: Callable[[], AbstractContextManager[PreTrainedModel]],
+) -> Iterator[Callable[[], PreTrainedModel]]:
+    """Gives a model that is opened when it is first asked for: steps that are all on disk need none."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(open_model()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +135,10 @@ class Evaluator:
         options = _ChosenOptions(distractors, preferred, ids)
         self.options_key = _digest(options)
         if self.models.has_base:
-            with self.models.base() as model:
-                self._drain("base_options", ids, self._score(self.scorer(model), options))
-        with self.models.tuned() as model:
-            self._drain("options", ids, self._score(self.scorer(model), options))
+            with when_needed(self.models.base) as model:
+                self._drain("base_options", ids, self._score(model, options))
+        with when_needed(self.models.tuned) as model:
+            self._drain("options", ids, self._score(model, options))
             if self.settings.evaluation.generate:
                 self._drain("generation", ids, self._generate(model, long))
         matched = {key: long[key] or self._by_id[key].choices is not None for key in ids}
@@ -138,8 +148,9 @@ class Evaluator:
         """The engine over an open model."""
         return Scorer(model, max_batch_tokens=self.settings.scoring.max_batch_tokens)
 
-    def _score(self, scorer: Scorer, options: passes.Options) -> Compute:
-        return lambda keys: passes.score_options(scorer, self.renderer, self.pick(keys), options)
+    def _score(self, model: Callable[[], PreTrainedModel], options: passes.Options) -> Compute:
+        scorer = cache(lambda: self.scorer(model()))
+        return lambda keys: passes.score_options(scorer(), self.renderer, self.pick(keys), options)
 
     def _generator(self, model: PreTrainedModel, samples: int) -> Generator:
         return Generator(
@@ -151,10 +162,10 @@ class Evaluator:
             seed=self.settings.seed,
         )
 
-    def _generate(self, model: PreTrainedModel, long: Mapping[str, bool]) -> Compute:
+    def _generate(self, model: Callable[[], PreTrainedModel], long: Mapping[str, bool]) -> Compute:
         part = self.settings.evaluation
-        generator = self._generator(model, part.samples)
-        return lambda keys: passes.generate(generator, self.renderer, self.pick(keys), long, part)
+        generator = cache(lambda: self._generator(model(), part.samples))
+        return lambda keys: passes.generate(generator(), self.renderer, self.pick(keys), long, part)
 
     def step(self, name: str) -> str:
         """Name of a step's slices; scores belong to the very options that were scored."""
@@ -174,13 +185,13 @@ class Evaluator:
         if not (self.models.has_base and self.settings.evaluation.generate):
             return {}
         short = [key for key in ids if not long[key]]
-        with self.models.base() as model:
+        with when_needed(self.models.base) as model:
             self._drain("base_generation", ids, self._generate(model, long))
-            generator = self._generator(model, 0)
+            generator = cache(lambda: self._generator(model(), 0))
             self._drain(
                 "base_statements",
                 short,
-                lambda keys: passes.complete_statements(generator, self.renderer, self.pick(keys), lengths),
+                lambda keys: passes.complete_statements(generator(), self.renderer, self.pick(keys), lengths),
             )
         found: dict[str, tuple[str, ...]] = {}
         for name, keys, column in (("base_generation", ids, "greedy_text"), ("base_statements", short, "text")):

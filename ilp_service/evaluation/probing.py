@@ -6,13 +6,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 
 from ilp_service.evaluation import passes
-from ilp_service.evaluation.measurement import Evaluator, Measured
+from ilp_service.evaluation.measurement import Evaluator, Measured, when_needed
 from ilp_service.evaluation.table import ScoredOptions, fill, scored_options
 from ilp_service.samples.sample import Sample
 from ilp_service.settings import KnowledgeSettings
@@ -121,17 +122,17 @@ def probe(
         shots = Examples(evaluator.samples, measured.evaluation, settings.knowledge, same_question)
         short = [key for key in ids if not measured.long[key]]
         with_probes = [sample.sample_id for sample in evaluator.pick(ids) if sample.probes]
-        with evaluator.models.base() as model:
-            scorer = evaluator.scorer(model)
+        with when_needed(evaluator.models.base) as model:
+            scorer = cache(lambda: evaluator.scorer(model()))
 
             def few_shot(keys: Sequence[str]) -> pa.Table:
-                return passes.score_options(scorer, renderer, evaluator.pick(keys), options, shots)
+                return passes.score_options(scorer(), renderer, evaluator.pick(keys), options, shots)
 
             def cloze(keys: Sequence[str]) -> pa.Table:
-                return passes.score_statements(scorer, renderer, evaluator.pick(keys), options, own_probes=False)
+                return passes.score_statements(scorer(), renderer, evaluator.pick(keys), options, own_probes=False)
 
             def own(keys: Sequence[str]) -> pa.Table:
-                return passes.score_statements(scorer, renderer, evaluator.pick(keys), options, own_probes=True)
+                return passes.score_statements(scorer(), renderer, evaluator.pick(keys), options, own_probes=True)
 
             if settings.knowledge.few_shot:
                 few = pa.concat_tables(

@@ -29,6 +29,7 @@ class Run:
         run_id: Id of the run.
         experiment_id: Id of the experiment that it belongs to.
         artifact_uri: Where its files go; a plain path in an embedded store.
+        failed: Whether it ends as FAILED though nothing is raised.
     """
 
     def __init__(self, tracking: Tracking, run_id: str, experiment_id: str, artifact_uri: str) -> None:
@@ -36,6 +37,12 @@ class Run:
         self.run_id = run_id
         self.experiment_id = experiment_id
         self.artifact_uri = artifact_uri.rstrip("/")
+        self.failed = False
+
+    def fail(self, reason: str) -> None:
+        """Let the run end as FAILED, with the reason as its tag ``ilp.reason``."""
+        self.failed = True
+        self.set_tags({"ilp.status": "failed", "ilp.reason": reason})
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record parameters.

@@ -17,6 +17,7 @@ from ilp_service.tracking.registry import ModelSource
 from ilp_service.tracking.run import Run
 
 _RUN_ID = "MLFLOW_RUN_ID"
+_PARENT = "mlflow.parentRunId"
 
 
 class _Terminated(SystemExit):
@@ -94,16 +95,27 @@ class Tracking:
         return str(found.experiment_id)
 
     @contextlib.contextmanager
-    def run(self, name: str, tags: Mapping[str, str] | None = None, *, attach: bool = True) -> Iterator[Run]:
+    def run(
+        self,
+        name: str,
+        tags: Mapping[str, str] | None = None,
+        *,
+        attach: bool = True,
+        parent: str | None = None,
+        resume: str | None = None,
+    ) -> Iterator[Run]:
         """A run that lasts as long as the block.
 
-        It ends as FINISHED, as FAILED when an exception leaves the block, and as KILLED on Ctrl-C or SIGTERM.
+        It ends as FINISHED, as FAILED when an exception leaves the block or ``Run.fail`` was called, and as KILLED on
+        Ctrl-C or SIGTERM.
 
         Args:
             name: Shown in the UI; a run that ``mlflow run`` made keeps its own.
             tags: Of the run.
             attach: Go on in the run that ``mlflow run`` made for this process, if there is one. Without,
                 a new run becomes its child.
+            parent: Id of the run whose child a new one becomes.
+            resume: Id of an earlier run to go on in, if it still is there.
 
         Raises:
             TrackingError: The store is down or refuses, now or in mid-run.
@@ -111,27 +123,42 @@ class Tracking:
         self.client()
         given = os.environ.pop(_RUN_ID, None)
         try:
-            active = self._start(name, dict(tags or {}), given, attach=attach)
+            every = {**(tags or {}), **({} if parent is None else {_PARENT: parent})}
+            goes_on = resume if resume is not None and self._is_there(resume) else given if attach else None
+            active = self._start(name, every, goes_on, given)
+            run = Run(self, active.info.run_id, active.info.experiment_id, str(active.info.artifact_uri))
             with _sigterm_raises():
                 try:
-                    yield Run(self, active.info.run_id, active.info.experiment_id, str(active.info.artifact_uri))
+                    yield run
                 except BaseException as error:
                     # What went wrong first is what the user must see, even if the store is down by now.
                     with contextlib.suppress(Exception):
                         self._end(_status(error))
                     raise
-            self._end("FINISHED")
+            self._end("FAILED" if run.failed else "FINISHED")
         finally:
             # MLflow clears it when any run ends; this one did not use it.
             if given is not None and not attach:
                 os.environ[_RUN_ID] = given
 
-    def _start(self, name: str, tags: dict[str, str], given: str | None, *, attach: bool) -> Any:  # noqa: ANN401
+    def _is_there(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        with connection.translated(self.uri):
+            try:
+                return str(client.get_run(run_id).info.lifecycle_stage) == "active"
+            except MlflowException as error:
+                if connection.is_missing(error):
+                    return False
+                raise
+
+    def _start(self, name: str, tags: dict[str, str], goes_on: str | None, given: str | None) -> Any:  # noqa: ANN401
         import mlflow
 
         with connection.translated(self.uri):
-            if given is not None and attach:
-                return mlflow.start_run(run_id=given, tags=tags, nested=True, log_system_metrics=False)
+            if goes_on is not None:
+                return mlflow.start_run(run_id=goes_on, tags=tags, nested=True, log_system_metrics=False)
             return mlflow.start_run(
                 experiment_id=self.experiment_id(),
                 run_name=name,

@@ -1,0 +1,83 @@
+"""Runs that ended: what they recorded, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ilp_service.errors import ModelNotFoundError, SourceUnreadableError
+from ilp_service.tracking import connection
+from ilp_service.tracking.artifacts import local_file
+
+if TYPE_CHECKING:
+    from ilp_service.tracking.store import Tracking
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as the store has it.
+
+    Attributes:
+        run_id: Its id.
+        experiment: Name of its experiment.
+        status: ``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``.
+        tags: Of the run.
+        params: As text.
+        metrics: The last value of each.
+        artifact_uri: Where its files are.
+    """
+
+    run_id: str
+    experiment: str
+    status: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    artifact_uri: str
+
+
+def read_run(tracking: Tracking, run_id: str) -> StoredRun:
+    """What the store knows about a run.
+
+    Raises:
+        ModelNotFoundError: There is no such run.
+        TrackingError: The store is down or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client()
+    with connection.translated(tracking.uri):
+        try:
+            run = client.get_run(run_id)
+            experiment = client.get_experiment(run.info.experiment_id)
+        except MlflowException as error:
+            if connection.is_missing(error) or "run id" in str(error).lower():
+                raise ModelNotFoundError(
+                    f"There is no run {run_id!r} in {connection.shown(tracking.uri)}; 'ilp diagnose' prints the id of "
+                    "its run with --json, and MLFLOW_TRACKING_URI says which store is asked."
+                ) from error
+            raise
+    return StoredRun(
+        run_id=run_id,
+        experiment=str(experiment.name),
+        status=str(run.info.status),
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        artifact_uri=str(run.info.artifact_uri).rstrip("/"),
+    )
+
+
+def run_file(tracking: Tracking, run: StoredRun, name: str, folder: Path) -> Path:
+    """A file of a run's artifacts on this machine; another's is downloaded once into ``folder``.
+
+    Raises:
+        SourceUnreadableError: The run has no such file, or it cannot be downloaded.
+        TrackingError: The store is down or refuses.
+    """
+    path = local_file(tracking, f"{run.artifact_uri}/{name}", folder)
+    if not path.is_file():
+        raise SourceUnreadableError(f"The run {run.run_id} has no file {name}; it may have been deleted.")
+    return path
