@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,24 +33,23 @@ def attributed(causes: Mapping[str, str]) -> pa.Table:
     return pa.table({"sample_id": list(causes), "cause": list(causes.values())})
 
 
-def cost(**changed: Any) -> Cost:
-    values = {"training_tokens": 2_000_000, "continued_tokens": 500_000, "steps": 100, "seconds": 60.0,
-              "peak_memory_bytes": 10**9, "documents": 0, "judgements": 0}  # fmt: skip
-    return Cost(**(values | changed))
+COST = Cost(training_tokens=2_000_000, continued_tokens=500_000, steps=100, seconds=60.0, peak_memory_bytes=10**9)
 
 
-def result(arm: str, seed: int, p: Mapping[str, float], *, loss: float | None = None, **others: Any) -> ArmResult:
-    return ArmResult(arm, seed, "done", "", measured(p, **others), loss, cost())
+def result(
+    arm: str, seed: int, p: Mapping[str, float], *, loss: float | None = None, **others: Mapping[str, float | None]
+) -> ArmResult:
+    return ArmResult(arm, seed, "done", "", measured(p, **others), loss, COST)
 
 
 def diverged(arm: str, seed: int) -> ArmResult:
     reason = "The loss was not finite at step 7."
-    return ArmResult(arm, seed, "diverged", reason, MEASURED.empty_table(), None, cost())
+    return ArmResult(arm, seed, "diverged", reason, MEASURED.empty_table(), None, COST)
 
 
-def remedy(name: str, treats: Mapping[str, Sequence[str]], **changed: Any) -> Arm:
-    return Arm(name, "remedy", changed.pop("change", Change()), {k: tuple(v) for k, v in treats.items()},
-               changed.pop("placebo", "again"), price=Price(training_tokens=1_000_000), **changed)  # fmt: skip
+def remedy(name: str, treats: Mapping[str, Sequence[str]], *, change: Change | None = None) -> Arm:
+    kept = {cause: tuple(keys) for cause, keys in treats.items()}
+    return Arm(name, "remedy", change or Change(), kept, "again", price=Price(training_tokens=1_000_000))
 
 
 def placebo(name: str = "again") -> Arm:
