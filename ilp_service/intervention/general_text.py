@@ -33,7 +33,7 @@ class GeneralText:
     Attributes:
         texts: What may be trained on, in the order of the corpus.
         held_out: What never is; empty where there is but one passage.
-        digest: Of both.
+        digest: Of ``texts``.
         source: Where they come from, for people.
     """
 
@@ -50,7 +50,11 @@ class GeneralText:
             for text in self.held_out
             if not any(_plain(text) in document or document in _plain(text) for document in taught if document)
         )
-        return self if kept == self.held_out else replace(self, held_out=kept, digest=_digest(self.texts, kept))
+        return replace(self, held_out=kept)
+
+    def trained(self, _number: int) -> tuple[str, ...]:
+        """What is read in a pass: every pass has all of it, in an order that the training draws."""
+        return self.texts
 
 
 def read_general_text(settings: Settings, *, seed: int) -> GeneralText | None:
@@ -94,16 +98,8 @@ def read_general_text(settings: Settings, *, seed: int) -> GeneralText | None:
     count = min(MOST_HELD_OUT, max(round(HELD_OUT_SHARE * len(ranked)), int(len(ranked) > 1)))
     in_order = [sorted(part, key=lambda entry: entry[1]) for part in (ranked[count:], ranked[:count])]
     texts, held_out = (tuple(text for _, _, text in part) for part in in_order)
-    return GeneralText(texts, held_out, _digest(texts, held_out), f"{name} {path}")
-
-
-def _digest(texts: Iterable[str], held_out: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in (texts, held_out):
-        for text in part:
-            digest.update(hashlib.sha256(text.encode()).digest())
-        digest.update(b"|")
-    return digest.hexdigest()
+    digest = hashlib.sha256(b"".join(hashlib.sha256(text.encode()).digest() for text in texts)).hexdigest()
+    return GeneralText(texts, held_out, digest, f"{name} {path}")
 
 
 def _plain(text: str) -> str:

@@ -124,8 +124,8 @@ def recipe_of(
     reference = prepared.reference
     if reference.base_dir is None:
         raise AdapterBaseError(
-            f"The base of {reference.resolved} is not known, so it cannot be trained again; name it with --base when you "
-            "diagnose, or with the version's tag ilp.base_model."
+            f"The base of {reference.resolved} is not known, so it cannot be trained again; name it with --base when "
+            "you diagnose, or with the version's tag ilp.base_model."
         )
     known = known or known_training(diagnosed, tracking, file)
     known = _with_order(known, diagnosed)
@@ -153,7 +153,7 @@ def recipe_of(
     continued = ContinuedOptions(
         part.continued_learning_rate,
         part.continued_batch_size,
-        min(part.continued_max_length, data.max_length or 2**31),
+        part.continued_max_length,
     )
     parts = {
         "version": __version__,
@@ -188,7 +188,7 @@ def recipe_of(
         loop=loop,
         lora=lora,
         continued=continued,
-        general=None if general is None else (lambda _number, texts=general.texts: texts),
+        general=None if general is None else general.trained,
         where=where,
         digest=digest_of(parts),
     )
