@@ -35,7 +35,7 @@ SCORES: Mapping[str, str] = {
     "precision_at_80_coverage": "precision on the most confident 80 %",
     "aurc": "area under the risk-coverage curve",
     "named_share": "share of the samples that are given a cause",
-    "natural_agreement": "natural failures given a cause that a counterfactual training confirms",
+    "natural_agreement": "natural failures whose most probable cause a counterfactual training confirms",
 }
 """Scores that the benchmark reports, in the order of the card, and what they are; all 0-1."""
 
@@ -60,14 +60,16 @@ def provenance(table: pa.Table) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def card(table: pa.Table, scores: Mapping[str, Any] | None = None) -> str:
+def card(table: pa.Table, scores: Mapping[str, Any] | None = None, outcomes: Mapping[str, Any] | None = None) -> str:
     """The card as markdown.
 
     Args:
         table: The table of signals that the classifier is trained from, with its metadata.
         scores: What ``ilp benchmark --json`` printed; without it the card says that nothing was measured.
+        outcomes: Facts of the outcomes of interventions that it is trained from besides.
     """
-    return "\n".join([facts(table), "### Scores\n", _scores(scores), "### Limits\n", _LIMITS])
+    learned = [_outcomes(outcomes)] if outcomes else []
+    return "\n".join([facts(table), *learned, "### Scores\n", _scores(scores), "### Limits\n", _LIMITS])
 
 
 def facts(table: pa.Table) -> str:
@@ -104,6 +106,18 @@ def facts(table: pa.Table) -> str:
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _outcomes(facts: Mapping[str, Any]) -> str:
+    """What is told about rows that come from a user's own interventions."""
+    causes = ", ".join(f"{name} {count}" for name, count in facts["causes"].items()) or "none"
+    models = ", ".join(facts["models"]) or "no model"
+    left = f"; {facts['left_out']} more were left out" if facts["left_out"] else ""
+    return (
+        f"### Outcomes of interventions\n\n{facts['rows']:,} samples of {models} whose cause a remedy proved ({causes}), "
+        f"each counted as {facts['weight']:g} of the rows above{left}. They have no part in the calibration, and the "
+        "scores below were measured without them unless they say otherwise.\n"
+    )
 
 
 def read_scores(path: Path) -> dict[str, Any]:

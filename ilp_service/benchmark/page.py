@@ -127,11 +127,15 @@ def _inconsistency(methods: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _rest(report: Mapping[str, Any]) -> str:
     leaks = ", ".join(f"{kind} {value:.2f}" for kind, value in report["leaks"].items())
-    agreement = report["natural_agreement_pooled"]
-    told = "none" if agreement is None else f"{agreement:.2f}"
-    chance = report.get("natural_agreement_by_chance")
-    if agreement is not None and chance is not None:
-        told += f" (a cause named at random: {chance:.2f})"
+    natural = f"Natural failures with a label: {report['natural_labelled']}"
+    if pooled := report["natural_pooled"]:
+        natural += (
+            f"; their most probable cause is one that they have: {pooled['natural_agreement']:.2f} (a cause named at "
+            f"random: {report['natural_agreement_by_chance']:.2f}); a cause was named: "
+            f"{pooled['natural_named_share']:.2f}"
+        )
+        if "natural_agreement_named" in pooled:
+            natural += f"; of these, one that they have: {pooled['natural_agreement_named']:.2f}"
     misjudged = report.get("misjudged_controls")
     controls = f"Learned controls that were given a cause: {report['learned_controls_attributed']}."
     if misjudged:
@@ -141,7 +145,7 @@ def _rest(report: Mapping[str, Any]) -> str:
         )
     return (
         f"Shortcuts: macro-F1 of a classifier that sees one kind of mark of the data file alone: {leaks}.\n\n"
-        f"Natural failures with a label: {report['natural_labelled']}; given a cause that they have: {told}. {controls}"
+        f"{natural}. {controls}"
     )
 
 

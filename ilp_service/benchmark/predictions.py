@@ -27,14 +27,14 @@ class Score:
 
     Attributes:
         worlds: Figures of :func:`~ilp_service.benchmark.metrics.figures` of every world, planted samples only, and
-            ``natural_agreement``, where it has natural failures with a label.
+            of :func:`natural_figures`, where it has natural failures with a label.
         summary: Median over worlds of each of those figures, with its interval.
         pooled: The same figures of all samples at once.
         per_cause: Precision, recall, F1 and counts of every cause, all samples at once.
         confusion: How often each cause was named, by true cause.
         samples: Planted samples that were scored.
         natural: Natural failures with a label.
-        natural_agreement: Share of them of which a true cause was named, all at once, 0-1; ``None`` without any.
+        natural_pooled: :func:`natural_figures` of them all at once; empty without any.
         unlabelled_named: Samples without a label of which a cause was named; learned ones should have none.
         verdicts: The planted samples behind the figures.
     """
@@ -46,7 +46,7 @@ class Score:
     confusion: Mapping[str, Mapping[str, int]]
     samples: int
     natural: int
-    natural_agreement: float | None
+    natural_pooled: Mapping[str, float]
     unlabelled_named: int
     verdicts: Verdicts
 
@@ -66,7 +66,7 @@ class Score:
             "worlds": {name: dict(row) for name, row in self.worlds.items()},
             "samples": self.samples,
             "natural": self.natural,
-            "natural_agreement_pooled": self.natural_agreement,
+            "natural_pooled": dict(self.natural_pooled),
             "unlabelled_named": self.unlabelled_named,
         }
 
@@ -123,7 +123,7 @@ def score(
         confusion(planted),
         len(planted),
         len(natural),
-        float(natural.right.mean()) if len(natural) else None,
+        natural_figures(natural),
         _unlabelled(said, held),
         planted,
     )
@@ -185,9 +185,28 @@ def _of_world(found: Verdicts, world: str) -> Verdicts:
 def _world(world: str, planted: Verdicts, natural: Verdicts) -> Mapping[str, float]:
     row = dict(figures(_of_world(planted, world)))
     failures = _of_world(natural, world)
-    if len(failures):
-        row["natural_agreement"] = float(failures.right.mean())
-    return row
+    return row | natural_figures(failures)
+
+
+def natural_figures(failures: Verdicts) -> dict[str, float]:
+    """How what is said of natural failures agrees with their labels.
+
+    Returns:
+        ``natural_agreement``: share whose most probable cause is one that they have, whether or not it was named;
+        ``natural_named_share``: share of which a cause was named; ``natural_agreement_named``: share of those whose
+        named cause is one that they have, absent where none was named. All 0-1; empty without failures.
+    """
+    if not len(failures):
+        return {}
+    pairs = zip(failures.likeliest, failures.truth, strict=True)
+    named = [name != UNATTRIBUTED for name in failures.named]
+    found = {
+        "natural_agreement": float(np.mean([cause in causes for cause, causes in pairs])),
+        "natural_named_share": float(np.mean(named)),
+    }
+    if any(named):
+        found["natural_agreement_named"] = float(failures.right[np.array(named)].mean())
+    return found
 
 
 def _unlabelled(predictions: pa.Table, labels: pa.Table) -> int:

@@ -51,6 +51,8 @@ _OF_CLASSIFIER = (
     "aurc",
     "named_share",
     "natural_agreement",
+    "natural_agreement_named",
+    "natural_named_share",
 )
 
 
@@ -110,7 +112,7 @@ def report_of(
         "learned_controls_attributed": learned_controls(crossed.predictions[CLASSIFIER], held_out),
         "misjudged_controls": misjudged_controls(crossed.predictions[CLASSIFIER], held_out),
         "natural_labelled": ours.natural,
-        "natural_agreement_pooled": ours.natural_agreement,
+        "natural_pooled": dict(ours.natural_pooled),
         "natural_agreement_by_chance": natural_chance(labels),
         INCONSISTENT: {
             method: asdict(per_cause(scores[method].verdicts, [INCONSISTENT])[INCONSISTENT])
@@ -246,10 +248,8 @@ def readable_score(found: Score) -> str:
     lines += [_line(name, summary.public()) for name, summary in found.summary.items()]
     lines += ["", *_cause_lines({name: asdict(row) for name, row in found.per_cause.items()})]
     if found.natural:
-        lines += [
-            "",
-            f"{found.natural_agreement:.2f} of {found.natural} natural failures were given a cause they have.",
-        ]
+        share = found.natural_pooled["natural_agreement"]
+        lines += ["", f"The most probable cause of {share:.2f} of {found.natural} natural failures is one they have."]
     lines += ["", f"{found.unlabelled_named} samples without a label were given a cause."]
     return "\n".join(lines)
 

@@ -38,7 +38,11 @@ def report() -> dict[str, object]:
         "unknown_by_family": {"llama": unknown},
         "data_inconsistency": {"classifier": cause},
         "leaks": {"order": 0.25},
-        "natural_agreement_pooled": 0.8,
+        "natural_pooled": {
+            "natural_agreement": 0.79,
+            "natural_named_share": 0.13,
+            "natural_agreement_named": 0.86,
+        },
         "natural_labelled": 20,
         "learned_controls_attributed": 0,
         "natural_agreement_by_chance": 0.31,
@@ -56,7 +60,8 @@ def test_every_figure_of_the_report_is_on_the_page(report: dict[str, object]) ->
         "0.88",
         "60",
         "order 0.25",
-        "random: 0.31",
+        "0.79 (a cause named at random: 0.31)",
+        "a cause was named: 0.13; of these, one that they have: 0.86",
         "7; given a cause: 3",
     ):
         assert told in text

@@ -87,8 +87,23 @@ def test_natural_failures_are_told_apart() -> None:
     held = pa.concat_tables([labels(worlds=[W]), pa.Table.from_pylist(rows)], promote_options="permissive")
     found = score(predictions(held, {(W, "n0"): CONFLICT}), held)
     assert found.value("macro_f1") == 1.0
-    assert (found.natural, found.natural_agreement) == (4, 0.75)
+    assert (found.natural, found.natural_pooled["natural_agreement_named"]) == (4, 0.75)
     assert found.value("natural_agreement") == 0.75
+    assert found.value("natural_named_share") == 1.0
+
+
+def test_a_natural_failure_without_a_name_agrees_by_its_most_probable_cause() -> None:
+    rows = [label(W, f"n{i}", [MISSING], origin="natural", planted=None) for i in range(4)]
+    held = pa.concat_tables([labels(worlds=[W]), pa.Table.from_pylist(rows)], promote_options="permissive")
+    said = []
+    for row in predictions(held, {(W, "n0"): CONFLICT}).to_pylist():
+        chances = {f"p_{MISSING}": 0.45, f"p_{CONFLICT}": 0.3}
+        unnamed = {"cause": "unattributed", "confidence": 0.45} if row["sample_id"] in ("n1", "n2") else {}
+        said.append({**row, **chances, **unnamed})
+    found = score(pa.Table.from_pylist(said), held).natural_pooled
+    assert found["natural_named_share"] == 0.5
+    assert found["natural_agreement_named"] == 0.5
+    assert found["natural_agreement"] == 0.75
 
 
 def test_what_cannot_be_measured_is_left_out_or_left_in() -> None:
