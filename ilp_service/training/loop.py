@@ -69,7 +69,7 @@ class LoopResult:
     """What a fine-tuning did.
 
     Attributes:
-        steps: Optimizer steps of the whole schedule.
+        steps: Optimizer steps of the whole schedule, or until a callback stopped it.
         loss: Mean training loss of this call, nats per response token.
         history: Loss and learning rate over the steps, as the Trainer logged them.
         seconds: Wall-clock time of this call.
@@ -89,6 +89,28 @@ class BatchListener(Protocol):
 
     def observe_rows(self, rows: Sequence[TrainingRow]) -> None:
         """Called before the forward pass of a training batch."""
+        ...
+
+
+@runtime_checkable
+class LossListener(Protocol):
+    """A callback that wants to know the loss of every forward pass."""
+
+    def observe_loss(self, loss: float) -> None:
+        """Called after each backward pass; those of an optimizer step add up to its loss, nats a response token."""
+        ...
+
+
+@runtime_checkable
+class BatchPlanner(Protocol):
+    """A callback that may change which rows are still to come."""
+
+    def take_batches(self, batches: list[list[int]]) -> None:
+        """Called before training with the batches that will be trained on, as row indices.
+
+        The list is the one that training reads from: at the end of an optimizer step, those that were not yet
+        trained on may be replaced in it. Their number stays.
+        """
         ...
 
 
@@ -112,7 +134,9 @@ def fine_tune(
         schedule: Passes of row indices (:mod:`ilp_service.training.schedule`).
         options: How the optimizer runs.
         output_dir: Where checkpoints go, if any are saved.
-        callbacks: Trainer callbacks; those with ``observe_rows`` are told the rows of every batch.
+        callbacks: Trainer callbacks; those that are a :class:`BatchListener`, a :class:`LossListener` or a
+            :class:`BatchPlanner` are told more. A callback stops the training early by
+            ``control.should_training_stop``.
         resume: Take up the last checkpoint in ``output_dir`` if there is one.
         pad_token_id: Fills short rows; never seen by the model's loss.
         progress: Called after an optimizer step with the step, the number of steps and the last logged loss.
@@ -222,11 +246,18 @@ class _ScheduleTrainer(Trainer):
         self._batches = batches
         self._collate_rows = collator
         self._listeners = [callback for callback in callbacks if isinstance(callback, BatchListener)]
+        self._loss_listeners = [callback for callback in callbacks if isinstance(callback, LossListener)]
+        for callback in callbacks:
+            if isinstance(callback, BatchPlanner):
+                callback.take_batches(batches)
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)
 
     def get_train_dataloader(self) -> DataLoader[tuple[int, TrainingRow]]:
-        """The given batches; not through accelerate, which costs time and does nothing in one process."""
+        """The given batches; not through accelerate, which costs time and does nothing in one process.
+
+        Without worker processes a batch is read from the list when its optimizer step begins, none ahead of that.
+        """
         return DataLoader(_Rows(self._rows), batch_sampler=self._batches, collate_fn=self._collate)
 
     def _collate(self, items: Sequence[tuple[int, TrainingRow]]) -> dict[str, Any]:
@@ -241,7 +272,12 @@ class _ScheduleTrainer(Trainer):
         numbers = inputs.pop("row_numbers")
         for listener in self._listeners:
             listener.observe_rows([self._rows[number] for number in numbers])
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._loss_listeners:
+            value = loss.item()
+            for loss_listener in self._loss_listeners:
+                loss_listener.observe_loss(value)
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
         """Not counted: walking over the parameters for every batch costs more than it tells."""

@@ -61,7 +61,7 @@ class SampleMeter:
             max_option_tokens: Longer responses get no ``p_correct``: sums over long options measure their lengths.
         """
         self._model = model
-        with _undisturbed(model):
+        with undisturbed(model):
             self._scorer = Scorer(model, max_batch_tokens=max_batch_tokens)
         options: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
         self._wanted: list[tuple[str, list[int], int]] = []
@@ -83,7 +83,7 @@ class SampleMeter:
 
     def measure(self) -> Measured:
         """All samples with the model as it is now."""
-        with _undisturbed(self._model):
+        with undisturbed(self._model):
             scores = {answer.key: answer.logprobs for answer in self._scorer.score(self._requests)}
         losses: list[float | None] = []
         chances: list[float | None] = []
@@ -99,7 +99,7 @@ def _finite(value: float) -> float | None:
 
 
 @contextmanager
-def _undisturbed(model: Any) -> Iterator[None]:  # noqa: ANN401 (accelerate adds attributes of its own)
+def undisturbed(model: Any) -> Iterator[None]:  # noqa: ANN401 (accelerate adds attributes of its own)
     """Random states are put back, and mixed precision is off: it wraps the model's forward for training."""
     wrapped = model.__dict__.get("forward")
     original = model.__dict__.get("_original_forward")

@@ -7,7 +7,7 @@ saved or logged in between, so there is no Trainer around the optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Documents = Sequence[str] | Callable[[int], Sequence[str]]
@@ -55,10 +56,53 @@ def pretrain(
         The loss of every step, nats per token.
     """
     batches = _batches(tokenizer, documents, batch_size, np.random.default_rng(seed), max_length, packed)
+    return train_on_texts(
+        model,
+        batches,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        progress=progress,
+    )
+
+
+def train_on_texts(
+    model: PreTrainedModel | PeftModel,
+    batches: Iterable[Sequence[Sequence[int]]],
+    *,
+    steps: int,
+    learning_rate: float,
+    seed: int = 0,
+    warmup: float = 0.05,
+    weight_decay: float = 0.01,
+    rows_at_once: int | None = None,
+    bf16: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[float]:
+    """Train ``model`` in place on batches of token rows, AdamW with a cosine that ends at zero.
+
+    Args:
+        model: A causal language model or an adapter around one; what is trainable is trained. Left in eval mode.
+        batches: Token rows, each of two tokens or more, batch after batch; at least ``steps`` of them.
+        steps: Optimizer steps.
+        learning_rate: Peak learning rate.
+        seed: Seed of dropout.
+        warmup: Share of the steps over which the learning rate rises.
+        weight_decay: AdamW's.
+        rows_at_once: Most rows a forward pass; larger batches are accumulated, each token weighing the same.
+        bf16: Forward passes in bfloat16.
+        progress: Called after every step with the step (from 1), ``steps`` and the loss; may raise to end it.
+
+    Returns:
+        The loss of every step, nats per token.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     rising = max(1, round(warmup * steps))
     losses = []
+    given = iter(batches)
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -69,19 +113,37 @@ def pretrain(
                 rate = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate
-            loss = _loss(model, next(batches))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = _backward(model, next(given), rows_at_once, bf16)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
+            losses.append(loss)
             if progress is not None:
                 progress(step + 1, steps, losses[-1])
     model.train(mode=False)
     return losses
 
 
-def _loss(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+def _backward(
+    model: PreTrainedModel | PeftModel, rows: Sequence[Sequence[int]], rows_at_once: int | None, bf16: bool
+) -> float:
+    """Add the gradients of the mean loss over the rows' tokens, and give the loss."""
+    parts = (
+        [rows] if rows_at_once is None else [rows[at : at + rows_at_once] for at in range(0, len(rows), rows_at_once)]
+    )
+    predicted = sum(len(row) - 1 for row in rows)
+    total = 0.0
+    for part in parts:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            loss = _loss(model, part)
+        if len(parts) > 1:
+            loss = loss * (sum(len(row) - 1 for row in part) / predicted)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
+    return total
+
+
+def _loss(model: PreTrainedModel | PeftModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Mean loss over the rows' tokens; padding stands on the right, where a causal model does not see it."""
     width = max(len(row) for row in rows)
     tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
@@ -106,9 +168,9 @@ def _batches(
     number = 0
     while True:
         if callable(documents):
-            rows = _encode(tokenizer, documents(number))
+            rows = encode_texts(tokenizer, documents(number))
         else:
-            known = rows = _encode(tokenizer, documents) if known is None else known
+            known = rows = encode_texts(tokenizer, documents) if known is None else known
         number += 1
         if not any(len(row) > 1 for row in rows):
             raise ValueError("The documents hold no text of two tokens or more.")
@@ -128,7 +190,7 @@ def _batches(
                     batch = []
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
+def encode_texts(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
     """Token ids of every document, with the tokenizer's own special tokens and an end-of-sequence token."""
     rows: list[list[int]] = tokenizer(list(documents), return_attention_mask=False)["input_ids"]
     end = tokenizer.eos_token_id

@@ -69,6 +69,14 @@ def micro_batches(schedule: Schedule, batch_size: int, accumulation: int = 1) ->
     return batches
 
 
+def pass_ends(schedule: Schedule, batch_size: int, accumulation: int = 1) -> list[int]:
+    """How many optimizer steps are done after each pass of a schedule, as :func:`micro_batches` cuts it."""
+    return [
+        -(-len(micro_batches(schedule[: number + 1], batch_size, accumulation)) // accumulation)
+        for number in range(len(schedule))
+    ]
+
+
 def exposures(schedule: Schedule, rows: int) -> list[int]:
     """How often each row is trained on over the whole schedule."""
     counts = np.zeros(rows, dtype=np.int64)
