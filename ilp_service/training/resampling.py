@@ -105,11 +105,15 @@ class ResamplingCallback(TrainerCallback):
         for subset, accuracy in accuracies.items():
             self._best[subset] = max(accuracy, self._best.get(subset, 0.0))
         self._draw(step, fallen)
-        fell = ", ".join(f"{name} {accuracies[name]:.3f} after {self._best[name]:.3f}" for name in sorted(fallen))
-        self.notes.append(
-            f"Step {step}: {f'{fell} fell and is drawn more often' if fell else 'no subset fell'}, of "
-            f"{len(accuracies)} looked at."
-        )
+        self.notes.append(f"Step {step}: {self._said(accuracies, fallen)}")
+
+    def _said(self, accuracies: Mapping[str, float], fallen: set[str]) -> str:
+        if not fallen:
+            return f"none of {len(accuracies)} subsets fell."
+        names = ", ".join(f"{name} ({accuracies[name]:.3f} after {self._best[name]:.3f})" for name in sorted(fallen))
+        if len(fallen) == len(self._course):
+            return f"all subsets fell, so none is drawn more often than another: {names}."
+        return f"drawn more often, of {len(accuracies)} subsets, since their accuracy fell: {names}."
 
     def on_train_end(
         self,
