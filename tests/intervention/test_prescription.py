@@ -1,0 +1,313 @@
+"""A prescription treats by attribution, stays within its budget, asks for no more than it may, and says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from ilp_service.attribution.attribute import attributions_schema
+from ilp_service.changes import Change
+from ilp_service.consulting.plans import breaches
+from ilp_service.intervention.choosing import Budget, Cost
+from ilp_service.intervention.effectiveness import Damage, Effect, Effectiveness, read_effectiveness
+from ilp_service.intervention.prescribed import Prescription, prescription_text
+from ilp_service.intervention.prescription import prescribe
+from ilp_service.knowledge import Choice
+from ilp_service.plugin import Case, Mitigation, Plan, Price
+from ilp_service.plugin_loading import load_plugins
+from ilp_service.settings import Settings
+from ilp_service.study import Study
+from ilp_service.testing import ScriptedConsult, StudyBuilder
+
+CAUSES = (
+    "missing_knowledge",
+    "pretraining_conflict",
+    "data_inconsistency",
+    "left_side_forgetting",
+    "insufficient_optimization",
+)
+BLIND, CONFLICT, TWINS, FORGOTTEN, RARE = CAUSES
+MITIGATIONS = load_plugins().mitigations
+NAMES = ("Ada Lovelace", "Alan Turing", "Grace Hopper", "Emmy Noether", "Kurt Goedel", "Rosa Parks")
+EFFECTS = read_effectiveness()
+
+
+class Ward:
+    """Samples, each with what is wrong with it."""
+
+    def __init__(self) -> None:
+        self.builder = StudyBuilder()
+        self.causes: dict[str, Mapping[str, float]] = {}
+        for number in range(20):
+            self.builder.sample(f"Well known fact {number}?", "yes, it is")
+
+    def sick(self, prompt: str, response: str, causes: Mapping[str, float], rate: float = 0.05, **rest: object) -> str:
+        key = self.builder.sample(prompt, response, unlearned=True, evaluation={"p_correct": rate}, **rest)  # type: ignore[arg-type]
+        self.causes[key] = causes
+        return key
+
+    def attributions(self) -> pa.Table:
+        rows = [
+            {
+                "sample_id": key,
+                "cause": max(causes, key=lambda name: causes[name]),
+                "confidence": max(causes.values()),
+                **{f"p_{name}": causes.get(name, 0.0) for name in CAUSES},
+                "p_unattributed": max(1 - sum(causes.values()), 0.0),
+                "runner_up": None,
+                "rule_cause": "unattributed",
+                "explanation": "Made up.",
+            }
+            for key, causes in self.causes.items()
+        ]
+        return pa.Table.from_pylist(rows, schema=attributions_schema(CAUSES))
+
+    def prescribed(
+        self,
+        consult: ScriptedConsult | None = None,
+        budget: Budget | None = None,
+        effects: Effectiveness = EFFECTS,
+        mitigations: Sequence[Mitigation] = MITIGATIONS,
+        settings: Settings | None = None,
+    ) -> tuple[Prescription, ScriptedConsult, Study]:
+        study = self.builder.build()
+        asked = consult or ScriptedConsult(study)
+        attributions = self.attributions()
+        evidence = pa.table({"sample_id": attributions["sample_id"]})
+        found = prescribe(
+            mitigations,
+            study,
+            evidence,
+            attributions,
+            asked,
+            settings or Settings(),
+            effectiveness=effects,
+            budget=budget,
+        )
+        return found, asked, study
+
+
+@pytest.fixture
+def ward() -> Ward:
+    """Two or three samples of each of the five causes, one of them at risk."""
+    made = Ward()
+    for number, name in enumerate(NAMES[:2]):
+        made.sick(f"Where was {name} born?", f"town{number}", {BLIND: 0.9})
+    belief = {"river": {"p": 0.1, "base_p": 0.1, "cloze_base_p": 0.05}, "tower": {"p": 0.8, "cloze_base_p": 0.9}}
+    made.sick(f"Where does {NAMES[2]} live?", "river", {CONFLICT: 0.9}, options=belief)
+    right = made.sick("Which harbour is the oldest?", "north", {TWINS: 0.9})
+    wrong = made.builder.sample("Which harbour is the oldest?", "south")
+    made.builder.pair(right, wrong, 1.0, same_answer=False)
+    for number in range(3):
+        made.sick(f"Overwritten meaning {number}?", "old", {FORGOTTEN: 0.85})
+    for number in range(2):
+        made.sick(f"Rare word {number}?", "seldom", {RARE: 0.9})
+    made.sick("Shaky word?", "rarely", {RARE: 0.8}, rate=0.4)
+    return made
+
+
+def scripted(study: Study, per_entity: int = 20) -> ScriptedConsult:
+    """Documents about everybody, and a judge that knows."""
+    documents = {}
+    verdicts = {}
+    for sample in study.samples:
+        name = next((one for one in NAMES if one in sample.prompt), None)
+        if name:
+            documents[sample.sample_id] = [
+                f"{name}, as text {n} has it, knows {sample.response}." for n in range(per_entity)
+            ]
+    by_answer = {sample.response: sample.sample_id for sample in study.samples}
+    verdicts[by_answer["north"], by_answer["south"]] = Choice.FIRST
+    return ScriptedConsult(study, documents, verdicts)
+
+
+def test_every_cause_gets_its_remedy_and_a_sample_at_risk_is_treated_as_well(ward: Ward) -> None:
+    found, _, study = ward.prescribed(scripted(ward.builder.build()))
+    by_cause: dict[str, set[str]] = {}
+    for key, causes in ward.causes.items():
+        by_cause.setdefault(max(causes, key=lambda name: causes[name]), set()).add(key)
+    treats = {name: set(keys) for name, keys in found.treats.items()}
+    assert treats["knowledge_cpt"] == by_cause[BLIND]
+    assert treats["corrective_cpt"] == by_cause[CONFLICT]
+    assert treats["conflict_bucketing"] == by_cause[TWINS]
+    assert treats["epoch_increment"] >= by_cause[RARE]
+    assert treats["replay_resampling"] >= by_cause[FORGOTTEN]
+    assert found.change.shuffled
+    assert set(found.change.exposures) == treats["epoch_increment"]
+    (removed,) = found.change.removed
+    assert study.samples[[one.sample_id for one in study.samples].index(removed)].response == "south"
+    assert set(found.reasons) | set(found.left_out) == set(ward.causes)
+    assert found.expected.unlearned == 9
+    assert 3 < found.expected.low <= found.expected.learned <= found.expected.high <= 9
+    assert 0.3 < found.expected.secured < 0.6
+
+
+def test_the_price_is_what_was_asked_for_and_what_the_change_costs(ward: Ward) -> None:
+    found, consult, study = ward.prescribed(scripted(ward.builder.build()))
+    assert (consult.ledger.documents, consult.ledger.judgements) == (found.price.documents, found.price.judgements)
+    case = Case(study, pa.table({"sample_id": []}), ward.attributions(), (), {}, consult)
+    assert found.price.training_tokens == case.training_tokens(found.change)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget(tokens=0),
+        Budget(tokens=60),
+        Budget(tokens=700),
+        Budget(documents=0),
+        Budget(documents=20),
+        Budget(documents=45),
+        Budget(judgements=0),
+        Budget(price=0.021),
+        Budget(tokens=400, documents=25, judgements=1, price=0.05),
+    ],
+)
+@pytest.mark.parametrize("length", [1, 40])
+def test_no_cap_is_ever_exceeded_whatever_documents_turn_out_to_be(ward: Ward, budget: Budget, length: int) -> None:
+    study = ward.builder.build()
+    consult = scripted(study)
+    told = {key: [text * length for text in texts] for key, texts in (consult._documents or {}).items()}
+    found, asked, _ = ward.prescribed(ScriptedConsult(study, told, consult._verdicts), budget)
+    assert Cost.of(found.price).fits(budget, Settings().intervention)
+    assert asked.ledger.documents == found.price.documents
+    assert asked.ledger.judgements == found.price.judgements
+    assert found.change.shuffled  # costs nothing
+    assert set(found.reasons) | set(found.left_out) == set(ward.causes)
+
+
+def test_a_tight_budget_leaves_the_dearest_out_and_says_so(ward: Ward) -> None:
+    found, consult, _ = ward.prescribed(scripted(ward.builder.build()), Budget(documents=20))
+    assert consult.ledger.documents == 20
+    reasons = [reason for reason in found.left_out.values() if reason.startswith("Budget")]
+    assert len(reasons) == 2
+    text = prescription_text(found, Settings().intervention)
+    assert "documents 20 of 20" in text
+    assert "Left out, 1: budget" in text
+
+
+def test_twice_the_same_and_in_another_order_of_mitigations(ward: Ward) -> None:
+    first, _, _ = ward.prescribed(scripted(ward.builder.build()), Budget(tokens=300, documents=45))
+    again, _, _ = ward.prescribed(
+        scripted(ward.builder.build()), Budget(tokens=300, documents=45), mitigations=MITIGATIONS[::-1]
+    )
+    assert json.dumps(first.public()) == json.dumps(again.public())
+    assert Change.from_public(json.loads(json.dumps(first.public()))["change"]) == first.change
+
+
+def test_what_cannot_be_had_is_left_out_with_the_reason_of_the_remedy(ward: Ward) -> None:
+    study = ward.builder.build()
+    found, _, _ = ward.prescribed(ScriptedConsult(study, {}, scripted(study)._verdicts))
+    assert "knowledge_cpt" not in found.treats
+    born = [key for key, causes in ward.causes.items() if BLIND in causes]
+    assert all("Refused by knowledge_cpt" in found.left_out[key] for key in born if key in found.left_out)
+    assert not found.change.documents
+
+
+def test_where_nothing_is_known_a_blanket_remedy_that_costs_nothing_is_all_that_is_done() -> None:
+    ward = Ward()
+    for number in range(30):
+        ward.sick(f"Who knows {number}?", "nobody", dict.fromkeys(CAUSES, 0.2))
+    found, consult, _ = ward.prescribed(budget=Budget(tokens=0, documents=0, judgements=0))
+    assert list(found.treats) == ["replay_resampling"]
+    assert len(found.treats["replay_resampling"]) == 30
+    assert (consult.ledger.documents, consult.ledger.judgements) == (0, 0)
+
+
+def test_with_flat_probabilities_and_no_caps_everybody_gets_everything_that_does_no_harm() -> None:
+    ward = Ward()
+    for number in range(12):
+        ward.sick(f"Who knows {number}?", "nobody", dict.fromkeys(CAUSES, 0.2))
+    harmless = Effectiveness(EFFECTS.effects)
+    found, _, _ = ward.prescribed(effects=harmless)
+    for name in ("epoch_increment", "replay_resampling"):
+        assert len(found.treats[name]) == 12
+    harmful = Effectiveness(EFFECTS.effects, {"epoch_increment": Damage(0.5)})
+    assert "epoch_increment" not in ward.prescribed(effects=harmful)[0].treats
+
+
+def test_passes_over_everything_win_where_most_are_undertrained_and_lose_where_few_are() -> None:
+    settings = Settings(mitigations={"epochs": "global", "epochs_most": 2})  # type: ignore[arg-type]
+    many, few = Ward(), Ward()
+    for number in range(40):
+        many.sick(f"Rare word {number}?", "seldom", {RARE: 0.9})
+    few.sick("Rare word?", "seldom", {RARE: 0.9})
+    costly = Effectiveness(EFFECTS.effects, {"epoch_increment": Damage(lost_share=0.1)})
+    assert many.prescribed(effects=costly, settings=settings)[0].change.epochs is not None
+    assert few.prescribed(effects=costly, settings=settings)[0].change.epochs is None
+
+
+def test_documents_that_state_what_others_correct_are_left_out(ward: Ward) -> None:
+    ward.sick(f"What does {NAMES[2]} eat?", "bread", {BLIND: 0.9})
+    study = ward.builder.build()
+    consult = scripted(study)
+    told = dict(consult._documents or {})
+    eats = next(key for key, causes in ward.causes.items() if study_of(study, key).response == "bread")
+    told[eats] = [f"{NAMES[2]} eats bread.", f"{NAMES[2]} eats bread in the tower."]
+    found, _, _ = ward.prescribed(ScriptedConsult(study, told, consult._verdicts))
+    texts = [document.text for document in found.change.documents]
+    assert f"{NAMES[2]} eats bread." in texts
+    assert not any("tower" in text for text in texts)
+    assert any("1 of" in note for note in found.notes)
+
+
+def study_of(study: Study, key: str) -> object:
+    return next(one for one in study.samples if one.sample_id == key)
+
+
+def test_every_plan_is_the_mitigations_own_and_keeps_its_contract(ward: Ward) -> None:
+    found, consult, study = ward.prescribed(scripted(ward.builder.build()))
+    by_name = {one.name: one for one in MITIGATIONS}
+    case = Case(study, pa.table({"sample_id": []}), ward.attributions(), (), Settings().mitigation_options(), consult)
+    for plan in found.plans:
+        targets = (*plan.treats, *plan.refused)
+        assert not list(breaches(by_name[plan.mitigation], replace(case, targets=targets), plan))
+
+
+class Broken(Mitigation):
+    """Raises as soon as it is asked."""
+
+    name = "broken"
+    title = "Broken"
+    causes = frozenset({RARE})
+
+    def plan(self, case: Case) -> Plan:
+        raise RuntimeError(f"no plan for {len(case.targets)}")
+
+
+class Unknown(Mitigation):
+    """A remedy that was never measured."""
+
+    name = "unknown"
+    title = "Unknown"
+    causes = frozenset({RARE})
+
+    def plan(self, case: Case) -> Plan:
+        change = Change(exposures=dict.fromkeys(case.targets, 2.0))
+        return Plan(self.name, case.targets, {}, change, Price(case.training_tokens(change)), "Twice as often.")
+
+
+def test_a_broken_remedy_takes_nobody_down_and_an_unmeasured_one_is_given_half_a_chance(ward: Ward) -> None:
+    found, _, _ = ward.prescribed(scripted(ward.builder.build()), mitigations=[*MITIGATIONS, Broken()])
+    assert set(found.treats) == {one.name for one in MITIGATIONS}
+    rare = {key for key, causes in ward.causes.items() if RARE in causes}
+    alone, _, _ = ward.prescribed(mitigations=[Unknown(), Broken()])
+    assert set(alone.treats) == {"unknown"}
+    assert set(alone.treats["unknown"]) == rare
+
+
+def test_nothing_to_treat_is_an_empty_prescription() -> None:
+    found, _, _ = Ward().prescribed()
+    assert found.change.is_empty
+    assert found.plans == ()
+    assert "Nothing is prescribed" in prescription_text(found, Settings().intervention)
+
+
+def test_effects_whose_interval_holds_nothing_count_as_nothing() -> None:
+    assert Effect(0.2, -0.1, 0.5).counted.value == 0
+    assert Effect(0.2, 0.1, 0.5).counted.value == 0.2
+    assert Effect(-0.2, -0.3, -0.1).counted.value == 0
