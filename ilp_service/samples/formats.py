@@ -269,6 +269,19 @@ def detect(rows: Sequence[Columns]) -> str | None:
     return best if counts[best] else None
 
 
+def parse_paraphrases(value: object) -> tuple[str, ...]:
+    """The ``paraphrases`` column: the last question of the row in other words.
+
+    Raises:
+        RowRefusedError: Not a list of texts.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise RowRefusedError(f"'paraphrases' is {kind(value)}, expected a list.")
+    return tuple(text_of(item, f"Paraphrase {index} of 'paraphrases'") for index, item in enumerate(value, start=1))
+
+
 def parse_probes(value: object, response: str) -> tuple[Probe, ...]:
     """The ``probes`` column: objects with ``text`` and ``answer``, or texts that the response completes.
 

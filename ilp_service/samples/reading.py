@@ -13,7 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from ilp_service.errors import AllRowsRefusedError, DataEmptyError, DataFormatError, DataNotFoundError
-from ilp_service.samples.formats import FORMATS, RowFormat, RowRefusedError, detect, parse_probes, text_of
+from ilp_service.samples.formats import (
+    FORMATS,
+    RowFormat,
+    RowRefusedError,
+    detect,
+    parse_paraphrases,
+    parse_probes,
+    text_of,
+)
 from ilp_service.samples.sample import Sample, iter_stable_ids
 from ilp_service.samples.sources import Refusal, Row, iter_rows, kind, shown
 from ilp_service.settings import DataSettings
@@ -177,7 +185,7 @@ class _Reader:
                 )
             self.format = found or "prompt_response"
         row_format = FORMATS[self.format]
-        self.read_columns = row_format.reads | {"id", "probes", self.settings.subset_field}
+        self.read_columns = row_format.reads | {"id", "probes", "paraphrases", self.settings.subset_field}
         return row_format
 
     def _samples(self, row: Row, row_format: RowFormat, position: int) -> list[Sample]:
@@ -197,6 +205,7 @@ class _Reader:
                 choices=turn.choices,
                 gold_index=turn.gold_index,
                 probes=parse_probes(row.columns.get("probes"), turn.response) if index == last else (),
+                paraphrases=parse_paraphrases(row.columns.get("paraphrases")) if index == last else (),
                 line=row.line,
                 plain_prompt=turn.plain_prompt,
             )

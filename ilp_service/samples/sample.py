@@ -43,6 +43,7 @@ class Sample:
         choices: All options of a native multiple-choice row, ``None`` otherwise.
         gold_index: Which choice is right, ``None`` when there are no choices.
         probes: Statements from the ``probes`` column, for probing the base model.
+        paraphrases: The question in other words, from the ``paraphrases`` column; never trained on.
         line: Line (JSONL) or row number (JSON, parquet) in the source file, from 1.
         plain_prompt: The text that a plain rendering puts before the response where the row format has
             one of its own (alpaca), ``None`` where it is made from the context.
@@ -58,6 +59,7 @@ class Sample:
     choices: tuple[str, ...] | None = None
     gold_index: int | None = None
     probes: tuple[Probe, ...] = field(default=())
+    paraphrases: tuple[str, ...] = ()
     line: int = 0
     plain_prompt: str | None = None
 
