@@ -1,0 +1,231 @@
+"""Training every arm under every seed, each kept when it is done: a killed experiment goes on at the next arm."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow.parquet as pq
+
+from ilp_service.changes import Change
+from ilp_service.intervention.arms import MEASURED, Arm, ArmResult, Cost
+from ilp_service.stages import digest_of, stage
+from ilp_service.tables import atomic_path, write_table
+
+if TYPE_CHECKING:
+    from ilp_service.intervention.measuring import Measure
+    from ilp_service.training.changed import Trained
+    from ilp_service.training.loop import Progress
+    from ilp_service.training.recipe import Recipe
+
+_MEASURED, _RESULT, _CHANGE = "measured.parquet", "result.json", "change.json"
+
+
+class Train(Protocol):
+    """Trains the base of a recipe again with a change; :func:`ilp_service.training.changed.train_changed`."""
+
+    def __call__(
+        self,
+        recipe: Recipe,
+        change: Change,
+        *,
+        seed: int,
+        folder: Path,
+        spared: frozenset[str] = frozenset(),
+        general_tokens: int = 0,
+        draw: int = 0,
+        progress: Progress | None = None,
+    ) -> Trained:
+        """The trained model and what it cost."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An arm that was trained and measured under a seed, now or earlier.
+
+    Attributes:
+        arm: The arm.
+        result: What came of it.
+        notes: What its training did on the way, for people.
+        folder: Where it is kept: ``measured.parquet``, ``result.json``, ``change.json``.
+        kept: Whether it was there already.
+    """
+
+    arm: Arm
+    result: ArmResult
+    notes: tuple[str, ...]
+    folder: Path
+    kept: bool
+
+
+def run_experiment(
+    recipe: Recipe,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    measure: Measure,
+    folder: Path,
+    say: Callable[[str], None],
+    *,
+    on_done: Callable[[Done], None] | None = None,
+    progress: Progress | None = None,
+    train: Train | None = None,
+) -> list[ArmResult]:
+    """Train and measure every arm under every seed, seed after seed; an arm that diverges does not stop the others.
+
+    Each is kept in a folder of its own, named after all that it depends on: started again, the experiment reads those
+    that are there and goes on with the next.
+
+    Args:
+        recipe: The training that is done again.
+        arms: What is otherwise; names are unique.
+        seeds: Of the fine-tuning, the same for every arm, so that arms can be compared in pairs.
+        measure: Measures a trained model.
+        folder: Where results are kept.
+        say: Takes one line of progress for people.
+        on_done: Told of every arm and seed when it is done, those that were kept among them.
+        progress: Called after an optimizer step with the step, the number of steps and the loss.
+        train: Trains an arm.
+
+    Returns:
+        One result for each seed and arm, in that order.
+
+    Raises:
+        ValueError: Two arms have one name.
+        IlpError: The base cannot be loaded, or nothing can be written.
+    """
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms have the names {names}; expected unique ones.")
+    if train is None:
+        from ilp_service.training.changed import train_changed
+
+        train = train_changed
+    results = []
+    total = len(seeds) * len(arms)
+    for number, (seed, arm) in enumerate(((seed, arm) for seed in seeds for arm in arms), start=1):
+        place = stage_of(recipe, arm, seed, measure.digest, folder)
+        title = f"{number}/{total} {arm.name}, seed {seed}"
+        kept = True
+        with stage(place.folder, place.digest) as empty:
+            if empty is not None:
+                kept = False
+                say(f"{title}: training")
+                _fill(empty, recipe, arm, seed, measure, train, progress)
+        done = read_stage(place.folder, arm, kept=kept)
+        results.append(done.result)
+        say(f"{title}: {_told(done)}")
+        if on_done is not None:
+            on_done(done)
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an arm is kept under a seed, and what it depends on."""
+
+    folder: Path
+    digest: str
+
+
+def stage_of(recipe: Recipe, arm: Arm, seed: int, measured_by: str, folder: Path) -> Place:
+    """The place of an arm under a seed; another change, recipe or measurement has another.
+
+    Args:
+        recipe: The training that is done again.
+        arm: What is otherwise.
+        seed: Of the fine-tuning.
+        measured_by: Digest of how it is measured.
+        folder: Of the experiment.
+    """
+    treated = sorted({key for keys in arm.treats.values() for key in keys})
+    # Who is treated matters to the training only where samples are held out of it.
+    spared = treated if arm.change.epochs is not None else []
+    change = arm.change.public()
+    digest = digest_of(recipe.digest, change, spared, arm.general_tokens, arm.seed, seed, measured_by)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", arm.name).strip("-.") or "arm"
+    return Place(folder / f"{plain[:60]}-{seed}-{digest[:12]}", digest)
+
+
+def read_stage(folder: Path, arm: Arm, *, kept: bool = True) -> Done:
+    """What is kept of an arm under a seed."""
+    told = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    cost = Cost(**{**told["cost"], "documents": arm.price.documents, "judgements": arm.price.judgements})
+    result = ArmResult(
+        arm=arm.name,
+        seed=told["seed"],
+        status=told["status"],
+        reason=told["reason"],
+        measured=pq.read_table(folder / _MEASURED).cast(MEASURED),
+        general_loss=told["general_loss"],
+        cost=cost,
+    )
+    return Done(arm, result, tuple(told["notes"]), folder, kept)
+
+
+def _fill(
+    folder: Path, recipe: Recipe, arm: Arm, seed: int, measure: Measure, train: Train, progress: Progress | None
+) -> None:
+    trained = train(
+        recipe,
+        arm.change,
+        seed=seed,
+        folder=folder / "training",
+        spared=frozenset(key for keys in arm.treats.values() for key in keys),
+        general_tokens=arm.general_tokens,
+        draw=arm.seed,
+        progress=progress,
+    )
+    shutil.rmtree(folder / "training", ignore_errors=True)
+    measured, loss = MEASURED.empty_table(), None
+    if trained.diverged is None:
+        assert trained.model is not None  # noqa: S101 - tells the type checker
+        measured, loss = measure(trained.model)
+    cost = Cost(
+        training_tokens=trained.training_tokens,
+        continued_tokens=trained.continued_tokens,
+        steps=trained.steps,
+        seconds=trained.seconds,
+        peak_memory_bytes=trained.peak_memory_bytes,
+    )
+    told: dict[str, Any] = {
+        "arm": arm.name,
+        "seed": seed,
+        "status": "done" if trained.diverged is None else "diverged",
+        "reason": trained.diverged or "",
+        "general_loss": loss,
+        "cost": asdict(cost),
+        "notes": list(trained.notes),
+    }
+    del trained
+    _give_back()
+    write_table(measured, folder / _MEASURED)
+    for name, value in ((_RESULT, told), (_CHANGE, arm.change.public())):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def _give_back() -> None:
+    """The memory of a model, before the next is loaded."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _told(done: Done) -> str:
+    result = done.result
+    if result.status == "diverged":
+        return f"diverged, {result.reason}"
+    unlearned = sum(map(bool, result.measured["unlearned"].to_pylist()))
+    return (
+        f"{unlearned} of {result.measured.num_rows} unlearned, {result.cost.training_tokens} tokens, "
+        f"{result.cost.seconds:.1f} s" + (" (kept)" if done.kept else "")
+    )
