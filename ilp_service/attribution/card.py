@@ -112,10 +112,11 @@ def _outcomes(facts: Mapping[str, Any]) -> str:
     """What is told about rows that come from a user's own interventions."""
     causes = ", ".join(f"{name} {count}" for name, count in facts["causes"].items()) or "none"
     models = ", ".join(facts["models"]) or "no model"
-    left = f"; {facts['left_out']} more were left out" if facts["left_out"] else ""
+    left = f" ({facts['left_out']} more could not be used)" if facts["left_out"] else ""
     return (
-        f"### Outcomes of interventions\n\n{facts['rows']:,} samples of {models} whose cause a remedy proved ({causes}), "
-        f"each counted as {facts['weight']:g} of the rows above{left}. They have no part in the calibration, and the "
+        "### Outcomes of interventions\n\n"
+        f"{facts['rows']:,} samples of {models} whose cause a remedy proved ({causes}), each "
+        f"counted as {facts['weight']:g} of the rows above{left}. They have no part in the calibration, and the "
         "scores below were measured without them unless they say otherwise.\n"
     )
 

@@ -22,11 +22,21 @@ _signals = click.option(
 )
 _scores = click.option("--scores", type=_PATH, metavar="FILE", help="What 'ilp benchmark --json' printed.")
 _experiment = click.option("--experiment", default="ilp", show_default=True, help="MLflow experiment.")
+_outcomes = click.option(
+    "--outcomes", "outcome_files", type=_PATH, multiple=True, metavar="FILE",
+    help="outcomes.parquet of 'ilp intervene', to learn from besides; may be given several times.",
+)  # fmt: skip
+_weight = click.option(
+    "--outcome-weight", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="W",
+    help="How many rows of the table an outcome counts as.",
+)  # fmt: skip
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
 
 
 @classifier.command()
 @_signals
+@_outcomes
+@_weight
 @_scores
 @click.option("--card", "card_file", type=_PATH, metavar="FILE", help="Card of your own instead of the made one.")
 @click.option("--alias", metavar="NAME", help=f"Point this alias at the version; diagnoses take '{CHAMPION}'.")
@@ -35,6 +45,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 @_json
 def register(
     signals: Path | None,
+    outcome_files: tuple[Path, ...],
+    outcome_weight: float,
     scores: Path | None,
     card_file: Path | None,
     alias: str | None,
@@ -44,6 +56,7 @@ def register(
 ) -> None:
     """Train the classifier and register it as the next version of ilp-meta-classifier."""
     from ilp_service.attribution.card import card, read_scores, score_values
+    from ilp_service.attribution.outcomes import read_outcomes
     from ilp_service.attribution.registration import read_card, read_signals
     from ilp_service.attribution.registration import register as run
     from ilp_service.settings import load_settings
@@ -51,10 +64,13 @@ def register(
 
     measured = read_scores(scores) if scores else None
     table = read_signals(signals)
-    text = read_card(card_file) if card_file else card(table.table, measured)
+    outcomes = read_outcomes(outcome_files, outcome_weight)
+    learned = outcomes.facts(table.table) if outcomes else None
+    text = read_card(card_file) if card_file else card(table.table, measured, learned)
     tracking = Tracking(experiment=experiment)
     downloads = load_settings().work_dir / "downloads"
-    version = run(tracking, table, seed=seed, text=text, downloads=downloads, metrics=score_values(measured))
+    metrics = score_values(measured)
+    version = run(tracking, table, seed=seed, text=text, downloads=downloads, metrics=metrics, outcomes=outcomes)
     if alias:
         tracking.set_alias(MODEL_NAME, str(version.version), alias)
     found = {
@@ -63,12 +79,17 @@ def register(
         "run_id": version.run_id,
         "signals_digest": table.facts.digest,
         "rows": table.facts.rows,
+        "outcomes": learned,
         "digest": version.tags.get("ilp.digest"),
     }
     if as_json:
         click.echo(json.dumps(found))
         return
     click.echo(f"{version.resolved}, trained from {table.facts.rows} rows of {signals or 'the built-in table'}")
+    if learned:
+        click.echo(f"and from {learned['rows']} outcomes of interventions, each counted as {learned['weight']:g} rows.")
+        if learned["left_out"]:
+            click.echo(f"{learned['left_out']} outcomes were left out: of a cause without rows, or contradicting.")
     if alias != CHAMPION:
         click.echo(
             f"Diagnoses do not take it yet: 'mlflow' or --alias {CHAMPION} gives it the alias that they look for."

@@ -22,6 +22,8 @@ from ilp_service.errors import IlpWarning
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ilp_service.attribution.outcomes import Outcomes
+
 KEYS = ("world", "family", "sample_id", "cause")
 """Columns of the table of signals that are not signals."""
 
@@ -92,14 +94,18 @@ class MetaClassifier:
         return np.asarray(chosen * fit * (1 - self.strangeness(table))[:, None] ** 2, dtype=np.float64)
 
 
-def train_meta(table: pa.Table, seed: int = 0) -> MetaClassifier:
+def train_meta(table: pa.Table, seed: int = 0, outcomes: Outcomes | None = None) -> MetaClassifier:
     """Fit the classifier on labelled evidence.
+
+    Outcomes of interventions are repeated by their weight among the rows of their cause, and are left out of the
+    calibration: they are those samples that a remedy could mend, easier to tell than what a diagnosis meets.
 
     Args:
         table: Columns ``world, family, sample_id, cause`` and ``<cause>.<signal>``; ``cause`` is the known one, or
             ``unattributed``; rows without one are left out. The order of rows does not matter. A signal whose field
             has no ``direction`` in its metadata is not judged for weakness.
         seed: Of every random draw.
+        outcomes: Rows of the user's own interventions; without any of a known cause nothing changes, to the last bit.
 
     Raises:
         ValueError: A column is missing, a label has no signals, or there are fewer than two causes or two worlds.
@@ -109,7 +115,9 @@ def train_meta(table: pa.Table, seed: int = 0) -> MetaClassifier:
     from ilp_service.attribution.estimator import calibrated_vote
 
     rng = np.random.default_rng(seed)
-    table = _balanced(_ordered(table), rng)
+    table = _ordered(table)
+    planted = np.unique(_worlds(table))
+    table = _balanced(table, rng, outcomes)
     labels = np.asarray(table["cause"].to_pylist(), dtype=np.str_)
     worlds = _worlds(table)
     causes = _causes(table, labels)
@@ -134,7 +142,8 @@ def train_meta(table: pa.Table, seed: int = 0) -> MetaClassifier:
     with warnings.catch_warnings():
         # What scikit-learn says is what is wanted: the weights are for the calibration alone.
         warnings.filterwarnings("ignore", message=".*sample weights will only be used for the calibration")
-        estimator.fit(_named(training.rows, features), training.labels, sample_weight=training.calibrating)
+        calibrating = training.calibrating * np.isin(training.worlds, planted)
+        estimator.fit(_named(training.rows, features), training.labels, sample_weight=calibrating)
     # The folds are row numbers of this training table, of no use to whoever loads the classifier.
     estimator.set_params(cv=None)
     return meta
@@ -198,17 +207,25 @@ def _worlds(table: pa.Table) -> Labels:
     return worlds
 
 
-def _balanced(table: pa.Table, rng: np.random.Generator) -> pa.Table:
+def _balanced(table: pa.Table, rng: np.random.Generator, outcomes: Outcomes | None) -> pa.Table:
     """Equally many rows of every label, and no more in all than are trained on in seconds.
 
     How often a cause was planted says nothing about how often it occurs. Rows are repeated rather than weighted:
     each repetition is masked in its own way, and scikit-learn bins weighted rows ten times slower.
     """
-    labels = np.asarray(table["cause"].to_pylist(), dtype=np.str_)
+    pool = np.arange(table.num_rows)
+    if outcomes is not None:
+        own = _ordered(outcomes.usable(table))
+        whole, part = divmod(own.num_rows * outcomes.weight, max(own.num_rows, 1))
+        rows = table.num_rows + np.arange(own.num_rows)
+        drawn = rng.choice(rows, size=round(part), replace=False) if round(part) else rows[:0]
+        pool = np.concatenate([pool, np.tile(rows, int(whole)), drawn])
+        table = pa.concat_tables([table, own])
+    labels = np.asarray(table["cause"].to_pylist(), dtype=np.str_)[pool]
     names = np.unique(labels)
-    each = -(-min(table.num_rows, _MOST_ROWS) // max(len(names), 1))
-    drawn = [_draw(np.flatnonzero(labels == name), each, rng) for name in names]
-    return table.take(pa.array(np.sort(np.concatenate(drawn)) if drawn else np.zeros(0, dtype=np.int64)))
+    each = -(-min(len(pool), _MOST_ROWS) // max(len(names), 1))
+    places = [_draw(pool[labels == name], each, rng) for name in names]
+    return table.take(pa.array(np.sort(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)))
 
 
 def _draw(rows: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

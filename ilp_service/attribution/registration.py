@@ -17,6 +17,7 @@ from ilp_service.attribution.card import card, provenance
 from ilp_service.attribution.chosen import SIGNALS, ChosenClassifier
 from ilp_service.attribution.estimator import TRUSTED_TYPES
 from ilp_service.attribution.meta import KEYS, MetaClassifier, train_meta
+from ilp_service.attribution.outcomes import Outcomes
 from ilp_service.attribution.stored import CARD, FACTS, SignalsFacts, facts_of, middle, restore
 from ilp_service.errors import DataFormatError, DataNotFoundError
 from ilp_service.samples.reading import file_digest
@@ -92,17 +93,18 @@ def description(chosen: ChosenClassifier) -> dict[str, Any]:
         "features": len(stored.meta.features),
         "seed": stored.facts.get("seed"),
         "made_with": stored.facts.get("ilp_service"),
+        **{f"outcome_{name}": stored.facts.get("outcomes", {}).get(name, 0) for name in ("rows", "weight")},
     }
 
 
-def train(signals: Signals, seed: int) -> MetaClassifier:
-    """Fit the classifier.
+def train(signals: Signals, seed: int, outcomes: Outcomes | None = None) -> MetaClassifier:
+    """Fit the classifier, with outcomes of interventions beside the table where there are any.
 
     Raises:
         DataFormatError: The table is not one of signals, or has too few causes or worlds.
     """
     try:
-        return train_meta(signals.table, seed)
+        return train_meta(signals.table, seed, outcomes)
     except ValueError as error:
         raise DataFormatError(f"No classifier can be trained: {error}.") from error
 
@@ -126,7 +128,14 @@ def log_builtin(run: Run, meta: MetaClassifier) -> str:
 
 
 def register(
-    tracking: Tracking, signals: Signals, *, seed: int, text: str, downloads: Path, metrics: Mapping[str, float]
+    tracking: Tracking,
+    signals: Signals,
+    *,
+    seed: int,
+    text: str,
+    downloads: Path,
+    metrics: Mapping[str, float],
+    outcomes: Outcomes | None = None,
 ) -> ModelSource:
     """Train a classifier, log it and register it, once it has been read back to the same probabilities.
 
@@ -137,18 +146,24 @@ def register(
         text: Its card, markdown.
         downloads: Folder for the copy that is read back from a store that is not on this machine.
         metrics: Scores to record with the run.
+        outcomes: Rows of interventions that it is trained from besides.
 
     Raises:
         DataFormatError: The table cannot be trained from.
         SourceUnreadableError: What was logged does not read back to the same probabilities.
         TrackingError: The store is down or refuses.
     """
-    meta = train(signals, seed)
+    meta = train(signals, seed, outcomes)
+    learned = outcomes.facts(signals.table) if outcomes else None
     with tracking.run("register the meta-classifier", {"ilp.kind": "classifier"}) as run:
         run.log_params({"seed": seed, "signals_digest": signals.facts.digest, "rows": signals.facts.rows,
                         "causes": ", ".join(meta.causes), "features": len(meta.features)})  # fmt: skip
+        if learned:
+            run.log_params({"outcome_rows": learned["rows"], "outcome_weight": learned["weight"]})
         run.log_metrics(metrics)
-        uri = log_classifier(run, meta, facts_of(meta, signals.facts, seed), text)
+        uri = log_classifier(run, meta, facts_of(meta, signals.facts, seed, learned), text)
         stored = restore(tracking.fetch(tracking.find(uri), downloads))
         tags = {"ilp.signals_digest": signals.facts.digest, "ilp.digest": stored.digest, "ilp.run_id": run.run_id}
+        if learned:
+            tags["ilp.outcomes_digest"] = learned["digest"]
         return register_classifier(run, uri, description=text, tags=tags)

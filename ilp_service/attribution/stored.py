@@ -69,8 +69,10 @@ class StoredClassifier:
     digest: str
 
 
-def facts_of(meta: MetaClassifier, signals: SignalsFacts, seed: int) -> dict[str, Any]:
-    """All that the skops file does not hold, ready for JSON.
+def facts_of(
+    meta: MetaClassifier, signals: SignalsFacts, seed: int, outcomes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All that the skops file does not hold, ready for JSON; ``outcomes`` only where there are any.
 
     ``check`` holds the classifier's answers to fixed rows, so that one that would answer otherwise after loading
     (another release of scikit-learn, a file that was changed) is noticed.
@@ -82,6 +84,7 @@ def facts_of(meta: MetaClassifier, signals: SignalsFacts, seed: int) -> dict[str
         "libraries": {name: version(name) for name in _LIBRARIES},
         "seed": seed,
         "signals": {"digest": signals.digest, "rows": signals.rows, "provenance": dict(signals.provenance)},
+        **({"outcomes": dict(outcomes)} if outcomes else {}),
         "classifier": {name: _encoded(name, value) for name, value in parts.items()},
         "check": _encoded("check", _answers(meta)),
     }
