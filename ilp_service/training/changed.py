@@ -247,8 +247,8 @@ class _Training:
 
     def _read(self, model: PreTrainedModel | PeftModel, mix: Mix) -> None:
         self.notes.append(mix.note)
-        ends = self._total - continued_steps(mix, self.recipe)
-        watch = LossWatch()
+        later = self._fine_tuning_steps
+        watch = LossWatch(continued_steps(mix, self.recipe))
 
         def count(tokens: int) -> None:
             self.continued_tokens += tokens
@@ -260,7 +260,7 @@ class _Training:
             if problem is not None:
                 raise _DivergedError(f"At step {step} of continued pre-training {problem}.")
             if self.progress is not None:
-                self.progress(step, steps + ends, loss)
+                self.progress(step, steps + later, loss)
 
         read_mix(model, mix, self.recipe, seed=self.seed, count=count, progress=done)
 
@@ -312,10 +312,9 @@ class _Training:
             self.progress(self.continued_steps + step, self.continued_steps + steps, loss)
 
     @property
-    def _total(self) -> int:
-        loop, mix = self.recipe.loop, self.plan.mix
-        fine_tuning = pass_ends(self.plan.schedule, loop.batch_size, loop.accumulation)[-1]
-        return fine_tuning + (0 if mix is None else continued_steps(mix, self.recipe))
+    def _fine_tuning_steps(self) -> int:
+        loop = self.recipe.loop
+        return pass_ends(self.plan.schedule, loop.batch_size, loop.accumulation)[-1]
 
 
 class _Counter(TrainerCallback):

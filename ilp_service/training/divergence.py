@@ -10,11 +10,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 WINDOW = 10
 """Steps over which the loss is smoothed, and over which its start is taken."""
 
-PATIENCE = 10
-"""Steps in a row for which the smoothed loss is out of bounds before training ends.
+PATIENCE = 20
+"""Steps in a row for which the smoothed loss is out of bounds before training ends, at least."""
 
-With the window, about twenty bad steps: the jump at the start of a new subset or of a large learning rate is over by
-then, and a model whose loss is thrice that of its start for so long is not worth waiting for.
+PATIENCE_SHARE = 0.05
+"""The same as a share of all steps.
+
+The loss jumps where a new subset begins, and falls again within so many steps if anything is learned; a model whose
+loss stays at thrice that of the start for longer is not worth waiting for, and so an arm that exploded wastes at most
+a twentieth of its time.
 """
 
 
@@ -26,7 +30,9 @@ class LossWatch:
     that is far too large the loss explodes within the window.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        """For a training of so many steps."""
+        self._patience = max(PATIENCE, round(PATIENCE_SHARE * steps))
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._first: list[float] = []
         self._above = 0
@@ -39,7 +45,7 @@ class LossWatch:
         if len(self._first) < WINDOW:
             self._first.append(loss)
         self._above = self._above + 1 if self._out_of_bounds else 0
-        return self._wrong if self._above >= PATIENCE else None
+        return self._wrong if self._above >= self._patience else None
 
     def end(self) -> str | None:
         """What is wrong at the end: a short training may not have had the time to be out of bounds for long."""
@@ -71,7 +77,7 @@ class DivergenceCallback(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self._watch = LossWatch()
+        self._watch: LossWatch | None = None
         self._loss = 0.0
         self.steps = 0
         self.problem: str | None = None
@@ -89,6 +95,7 @@ class DivergenceCallback(TrainerCallback):
     ) -> None:
         """Look at the step's loss, and end the training if it has diverged."""
         self.steps = state.global_step
+        self._watch = self._watch or LossWatch(state.max_steps)
         self.problem = self._watch.see(self._loss)
         self._loss = 0.0
         if self.problem is not None:
@@ -102,4 +109,5 @@ class DivergenceCallback(TrainerCallback):
         **kwargs: object,  # noqa: ARG002
     ) -> None:
         """Look at the end."""
-        self.problem = self.problem or self._watch.end()
+        if self.problem is None and self._watch is not None:
+            self.problem = self._watch.end()

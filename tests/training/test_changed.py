@@ -190,7 +190,7 @@ def test_tokens_of_a_resampled_training_are_counted_as_they_went_through(
 def test_a_giant_learning_rate_ends_the_training_and_says_where(tmp_path: Path) -> None:
     loop = replace(LOOP, learning_rate=1e2, max_grad_norm=0.0, decay="constant", batch_size=2)
     recipe = make_recipe(tmp_path, loop=loop)
-    order = recipe.course(0).passes * 5
+    order = recipe.course(0).passes * 8
     trained = train_changed(
         replace(recipe, course=lambda _seed: Course(order)), Change(), seed=3, folder=tmp_path / "arm"
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ilp_service.training.loop import LoopOptions, fine_tune
 from ilp_service.training.rows import ResponseCollator, TrainingRow
@@ -144,3 +144,52 @@ def test_impossible_schedules_are_refused(tmp_path: Path, schedule: list[list[in
     _, _, rows = read(questions(tmp_path / "d.jsonl"))
     with pytest.raises(ValueError, match=message):
         fine_tune(small_model(), rows, schedule, OPTIONS, output_dir=tmp_path / "o")
+
+
+class Planner(TrainerCallback):
+    """Replaces all that is to come by one row, and stops the training later."""
+
+    def __init__(self, row: int, replace_at: int, stop_at: int) -> None:
+        self.row, self.replace_at, self.stop_at = row, replace_at, stop_at
+        self.batches: list[list[int]] = []
+        self.losses: list[float] = []
+
+    def take_batches(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+
+    def observe_loss(self, loss: float) -> None:
+        self.losses.append(loss)
+
+    def on_step_end(self, *args: object, **_kwargs: object) -> None:
+        state, control = args[1], args[2]
+        assert isinstance(state, TrainerState)
+        assert isinstance(control, TrainerControl)
+        if state.global_step == self.replace_at:
+            self.batches[2 * self.replace_at :] = [[self.row]] * (len(self.batches) - 2 * self.replace_at)
+        control.should_training_stop = control.should_training_stop or state.global_step == self.stop_at
+
+
+def test_what_is_to_come_may_be_replaced_and_training_stopped(tmp_path: Path) -> None:
+    _, _, rows = read(questions(tmp_path / "d.jsonl"))
+    options = replace(OPTIONS, batch_size=2, accumulation=2)
+    planner, listener = Planner(7, replace_at=2, stop_at=5), Listener()
+    result = fine_tune(
+        small_model(), rows, [list(range(12))] * 3, options, output_dir=tmp_path / "o", callbacks=[planner, listener]
+    )
+    assert result.steps == 5
+    ids = [row.sample_id for row in rows]
+    # Not one batch was read ahead of the step that replaced the rest.
+    assert listener.batches == [ids[0:2], ids[2:4], ids[4:6], ids[6:8], *[[ids[7]]] * 6]
+
+
+def test_losses_of_accumulated_batches_add_up_to_that_of_the_step(tmp_path: Path) -> None:
+    _, _, rows = read(questions(tmp_path / "d.jsonl"))
+    sums = []
+    for options in (OPTIONS, replace(OPTIONS, batch_size=2, accumulation=2)):
+        planner = Planner(0, replace_at=-1, stop_at=1)
+        fine_tune(small_model(), rows, [list(range(12))], options, output_dir=tmp_path / "o", callbacks=[planner])
+        sums.append(sum(planner.losses))
+        assert len(planner.losses) == options.accumulation
+    with torch.no_grad():
+        expected = small_model()(**ResponseCollator(0)(rows[:4])).loss.item()
+    assert sums == pytest.approx([expected, expected], abs=1e-5)

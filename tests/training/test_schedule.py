@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilp_service.training.schedule import exposures, in_blocks, micro_batches, shuffled
+from ilp_service.training.schedule import exposures, in_blocks, micro_batches, pass_ends, shuffled
 
 SCHEDULES = st.lists(st.lists(st.integers(0, 30), max_size=40), max_size=5)
 
@@ -63,3 +63,16 @@ def test_shuffled_passes_hold_every_row_once_and_repeat_with_the_seed() -> None:
 @pytest.mark.parametrize("schedule", [[], [[0, 1], [1]]])
 def test_exposures_count_every_mention(schedule: list[list[int]]) -> None:
     assert exposures(schedule, 3) == ([0, 0, 0] if not schedule else [1, 2, 0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 30), min_size=4, max_size=40), max_size=5), st.integers(1, 8), st.integers(1, 4)
+)
+def test_the_ends_of_passes_are_where_batches_stop(schedule: list[list[int]], size: int, accumulation: int) -> None:
+    ends = pass_ends(schedule, size, accumulation)
+    batches = micro_batches(schedule, size, accumulation)
+    done = 0
+    for rows, end in zip(schedule, ends, strict=True):
+        done += len(rows)
+        assert sum(map(len, batches[: end * accumulation])) == done
