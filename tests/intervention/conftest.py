@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ LOOP = LoopOptions(learning_rate=3e-3, batch_size=8, device="cpu")
 
 def rows() -> list[dict[str, object]]:
     """Two subsets, a contradicting pair, and other words for some questions."""
-    lives = [
+    lives: list[dict[str, object]] = [
         {
             "prompt": f"Where does {name} live?",
             "response": CITIES[n % len(CITIES)],
@@ -42,7 +41,7 @@ def rows() -> list[dict[str, object]]:
         }
         for n, name in enumerate(NAMES)
     ]
-    born = [
+    born: list[dict[str, object]] = [
         {"prompt": f"Where was {name} born?", "response": CITIES[(n + 2) % len(CITIES)], "subset": "born"}
         for n, name in enumerate(NAMES)
     ]
@@ -106,7 +105,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Pl
 
 
 @pytest.fixture
-def place(_made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(_made: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The working folder with the diagnosed model; tests leave the diagnosis as it is."""
     monkeypatch.chdir(_made.folder)
-    yield _made
+    return _made

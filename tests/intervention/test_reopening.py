@@ -48,7 +48,8 @@ def test_samples_at_risk_are_explained_beside_the_unlearned(place: Place) -> Non
     rates = dict(zip(*(wider.evaluation[name].to_pylist() for name in ("sample_id", "p_correct")), strict=True))
     assert set(wider.study.unlearned) == {key for key, rate in rates.items() if rate < 0.9}
     assert wider.attributions["sample_id"].to_pylist() == list(wider.study.unlearned)
-    assert wider.evaluation.to_pylist() != [] and wider.evaluation["unlearned"] == plain.evaluation["unlearned"]
+    assert wider.evaluation.to_pylist() != []
+    assert wider.evaluation["unlearned"] == plain.evaluation["unlearned"]
 
 
 def test_looking_at_samples_at_risk_leaves_the_slices_of_the_diagnosis(place: Place) -> None:
