@@ -162,21 +162,21 @@ class ResamplingCallback(TrainerCallback):
         for subset, shown in self._course.items():
             more = wanted[subset] - len(places[subset])
             if more > 0:
-                drawn += self._drawn(shown, more)
+                drawn += [shown[place] for place in self._evenly(shown, more)]
             elif more < 0:
-                chosen = self._generator.permutation(len(places[subset]))[:-more]
-                freed += [places[subset][place] for place in chosen]
+                own = [planned[place] for place in places[subset]]
+                freed += [places[subset][place] for place in self._evenly(own, -more)]
         result = list(planned)
         for place, number in zip(freed, self._generator.permutation(len(drawn)), strict=True):
             result[place] = drawn[number]
         return result
 
-    def _drawn(self, shown: Sequence[int], count: int) -> list[int]:
-        """So many of a subset's appearances in the whole course, none again before all were drawn."""
-        drawn: list[int] = []
-        while len(drawn) < count:
-            drawn += [shown[place] for place in self._generator.permutation(len(shown))[: count - len(drawn)]]
-        return drawn
+    def _evenly(self, shown: Sequence[int], count: int) -> list[int]:
+        """Places of ``count`` of the appearances, so that each row has its share of them, one more or less."""
+        rank = {row: place for place, row in enumerate(self._generator.permutation(sorted(set(shown))).tolist())}
+        grouped = sorted(range(len(shown)), key=lambda place: (rank[shown[place]], place))
+        start = self._generator.random()
+        return [grouped[int((number + start) * len(shown) / count)] for number in range(count)]
 
     def _keep_apart(self, step: int, against: Contradictions[int]) -> None:
         """Reorder what is to come of every pass, so that rows that were drawn anew are kept apart as well."""
