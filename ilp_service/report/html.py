@@ -113,6 +113,18 @@ def render_report(given: ReportInput) -> str:
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
+def render_page(template: str, **values: object) -> str:
+    """Another page of the same look, without a script; everything in ``values`` is shown as text.
+
+    Args:
+        template: Its file name in ``templates``.
+        values: What it shows.
+    """
+    style = Markup(_asset("report.css"))  # noqa: S704 - ours, not data
+    html: str = _environment().get_template(template).render(style=style, **values)
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("ilp_service.report"),
