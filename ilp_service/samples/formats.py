@@ -121,6 +121,21 @@ def _message(value: object, place: str) -> tuple[Message, bool]:
     return message, value.get("weight") != 0
 
 
+def taught_places(messages: Sequence[object], before: int = 0) -> list[int]:
+    """Indices of the messages of a readable row that are samples: assistant turns with a text before them.
+
+    Args:
+        messages: The list as it stands in the row.
+        before: Messages that come before it.
+    """
+    places = []
+    for place, value in enumerate(messages):
+        message, learned = _message(value, f"Message {place + 1}")
+        if message.role == "assistant" and learned and before + place > 0:
+            places.append(place)
+    return places
+
+
 def _joined_parts(parts: Sequence[object], place: str) -> str:
     texts = []
     for part in parts:

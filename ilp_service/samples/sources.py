@@ -177,7 +177,7 @@ def _json_rows(path: Path, max_row_bytes: int) -> Iterator[Row | Refusal]:
             yield from _line_rows(path, max_row_bytes)
             return
         raise DataFormatError(f"{path} is not valid JSON: {error}; check that it was written to its end.") from error
-    for number, value in enumerate(_rows_of(path, document), start=1):
+    for number, value in enumerate(rows_of(path, document), start=1):
         yield _measured(number, value, max_row_bytes)
 
 
@@ -192,7 +192,12 @@ def _has_object_line(text: str) -> bool:
     return False
 
 
-def _rows_of(path: Path, document: object) -> list[object]:
+def rows_of(path: Path, document: object) -> list[object]:
+    """The rows of a JSON document: itself, a list that it holds, or the one row that it is.
+
+    Raises:
+        DataFormatError: It has no one list of rows.
+    """
     if isinstance(document, list):
         return document
     if isinstance(document, dict):
