@@ -17,6 +17,7 @@ from ilp_service.benchmark.vocabulary import DATES, NOUN_QUESTIONS, NOUN_STATEME
 from ilp_service.benchmark.world import Row, World, corpus_pass
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 Array = npt.NDArray[np.float64]
@@ -64,7 +65,7 @@ def openings(row: Row) -> tuple[str, ...]:
     return tuple(fill(form, S=row.person, N=noun).partition(" V.")[0] for form in forms)
 
 
-def asked_otherwise(model: PreTrainedModel, world: World) -> Asked:
+def asked_otherwise(model: PreTrainedModel | PeftModel, world: World) -> Asked:
     """Ask a model every row in every form, among the type's values and the person's others."""
     from ilp_service.scoring.engine import Scorer
     from ilp_service.scoring.requests import ScoringRequest
@@ -97,7 +98,7 @@ def asked_otherwise(model: PreTrainedModel, world: World) -> Asked:
     return Asked(*rates)
 
 
-def general_loss(model: PreTrainedModel, world: World, number: int) -> float:
+def general_loss(model: PreTrainedModel | PeftModel, world: World, number: int) -> float:
     """Loss on a pass over the corpus that no training read, nats a token."""
     import torch
     from torch.nn.functional import cross_entropy

@@ -219,12 +219,19 @@ def _filled(arm: str, patient: Patient, change: Change, purse: Purse, judgements
     """The change with so many more exposures of every sample that the tokens are spent."""
     kept = [sample.sample_id for sample in patient.recipe.samples if sample.sample_id not in change.removed]
 
-    def longer(times: float) -> Change:
-        return replace(change, exposures={key: times * change.exposures.get(key, 1.0) for key in kept})
+    order = np.random.default_rng([len(kept), 32]).permutation(len(kept))
 
-    # Exposures are whole numbers, so the factor is looked for and not computed.
-    steps = _most(LENGTHS, lambda step: patient.tokens(longer(1 + step / LENGTH_STEP)) <= purse.tokens)
-    found = longer(1 + steps / LENGTH_STEP)
+    def longer(step: int, count: int = 0) -> Change:
+        # Exposures are whole numbers, so that a step means one more for many at once: some go a step ahead.
+        ahead = {kept[place] for place in order[:count]}
+        times = {key: 1 + (step + (key in ahead)) / LENGTH_STEP for key in kept}
+        return replace(change, exposures={key: times[key] * change.exposures.get(key, 1.0) for key in kept})
+
+    def fits(step: int, count: int = 0) -> bool:
+        return patient.tokens(longer(step, count)) <= purse.tokens
+
+    step = _most(LENGTHS, fits)
+    found = longer(step, _most(len(kept), lambda count: fits(step, count)))
     return Treatment(arm, found, Purse(patient.tokens(found), 0, judgements))
 
 

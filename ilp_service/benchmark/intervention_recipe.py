@@ -24,8 +24,8 @@ from ilp_service.training.rows import encode_rows
 if TYPE_CHECKING:
     from ilp_service.training.rows import TrainingRow
 
-CONTINUED_RATE = 5e-4
-"""Peak learning rate of continued pre-training, that of the counterfactuals."""
+CONTINUED_RATE = 1e-3
+"""Peak learning rate of continued pre-training: half of that of pre-training, found on training worlds."""
 
 CONTINUED_TOKENS = 64
 """Tokens a row of continued pre-training, as in pre-training."""

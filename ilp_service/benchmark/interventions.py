@@ -1,0 +1,341 @@
+"""Remedies as controlled experiments on planted worlds: chosen blind, trained, and measured against their placebos.
+
+Worlds, diagnoses and every arm under every seed are kept under what they were made from, so that a run that was
+stopped goes on at the next arm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ilp_service.benchmark.blind import BlindWorld
+from ilp_service.benchmark.effect_arms import ablation_arms, placebo_arms, remedy_arms
+from ilp_service.benchmark.finetuning import load_model
+from ilp_service.benchmark.headline import (
+    PRESCRIPTION,
+    TRUTH,
+    UNDIAGNOSED,
+    Patient,
+    Purse,
+    Treatment,
+    treatment,
+)
+from ilp_service.benchmark.intervention_figures import REMEDY_OF, Rows, outcome, paper_figures, unlearned_rates
+from ilp_service.benchmark.plants import CAUSES
+from ilp_service.benchmark.run import Place
+from ilp_service.benchmark.sizes import WorldSize
+from ilp_service.benchmark.world_measure import WorldMeasure
+from ilp_service.consulting.consultation import Consultation
+from ilp_service.intervention.arms import Arm, ArmResult
+from ilp_service.intervention.choosing import Budget
+from ilp_service.intervention.effectiveness import Effectiveness, effectiveness_from
+from ilp_service.intervention.effects import Effects, effects_of
+from ilp_service.intervention.experiment import run_experiment
+from ilp_service.intervention.prescribed import Prescription
+from ilp_service.intervention.prescription import prescribe
+from ilp_service.intervention.runs import questions_of
+from ilp_service.intervention.verdicts import agreement
+from ilp_service.remedies import Change, Price
+from ilp_service.stages import digest_of, stage
+from ilp_service.tables import write_table
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+PARTS = ("effects", "headline", "all")
+
+FIRST_SEED = 1
+"""Of the fine-tunings: never that of the diagnosed model, whose very order would be no other draw."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterventionPlan:
+    """What a run of the interventions is made of.
+
+    Attributes:
+        held_out: Worlds that everything is measured on.
+        training: Worlds that classifiers are trained on; those of the family or seed of a held-out world are left out.
+        measured: Those of the training worlds on which the remedies' effectiveness is measured for the prescription.
+        size: Of all worlds: a name, or a size.
+        out: Folder of the worlds and of what comes out.
+        seeds: How many seeds of fine-tuning each arm is run under.
+        part: What is run: one of :data:`PARTS`.
+        budgets: Budgets of the headline, in parts of what the prescription takes by itself.
+    """
+
+    held_out: tuple[Place, ...]
+    training: tuple[Place, ...]
+    measured: tuple[Place, ...]
+    size: str | WorldSize
+    out: Path
+    seeds: int = 2
+    part: str = "all"
+    budgets: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Treated:
+    """A world in which arms are run.
+
+    Attributes:
+        blind: The world, diagnosed.
+        rows: Its rows, by what is to become of them.
+        original: What was measured of the planted model.
+        loss: Its held-out loss, nats a token.
+        folder: Where arms are kept.
+    """
+
+    blind: BlindWorld
+    rows: Rows
+    original: pa.Table
+    loss: float
+    folder: Path
+
+    def run(self, arms: Sequence[Arm], seeds: Sequence[int], say: Say, progress: Progress | None) -> list[ArmResult]:
+        """Results of all arms under all seeds."""
+        recipe = self.blind.sick.recipe
+        report = None
+        if progress is not None:
+            told = progress
+
+            def report(done: int, planned: int, _loss: float) -> None:
+                told("training", done, planned)
+
+        measure = WorldMeasure(recipe, self.blind.world)
+        return run_experiment(recipe, arms, seeds, measure, self.folder, say, progress=report)
+
+
+def treated_world(blind: BlindWorld, truth: pa.Table, out: Path) -> Treated:
+    """A diagnosed world, its planted model measured as every arm will be."""
+    folder = out / "interventions" / blind.built.name
+    measure = WorldMeasure(blind.sick.recipe, blind.world)
+    place = folder / "original"
+    with stage(place, digest_of(measure.digest, (blind.built.model.parent / "digest").read_text())) as empty:
+        if empty is not None:
+            table, loss = measure(load_model(blind.built.model))
+            write_table(table, empty / "measured.parquet")
+            (empty / "result.json").write_text(json.dumps({"general_loss": loss}))
+    import pyarrow.parquet as pq
+
+    loss = json.loads((place / "result.json").read_text())["general_loss"]
+    return Treated(blind, Rows.of(truth), pq.read_table(place / "measured.parquet"), loss, folder)
+
+
+def effects_in(
+    treated: Treated, seeds: Sequence[int], say: Say, *, ablations: bool = True, progress: Progress | None = None
+) -> tuple[Effects, dict[str, Any]]:
+    """The five remedies, their ablations and placebos in a world.
+
+    Returns:
+        The effects of the remedies; and, ready for JSON, the figures of the world.
+    """
+    patient, blind = treated.blind.sick, treated.blind
+    remedies = remedy_arms(patient)
+    less = ablation_arms(patient) if ablations else ()
+    placebos = placebo_arms(patient, remedies)
+    results = treated.run((*remedies, *less, *placebos), seeds, say, progress)
+    questions = questions_of(patient.recipe.samples)
+
+    def effects(arms: Sequence[Arm]) -> Effects:
+        names = {arm.name for arm in arms}
+        some = [result for result in results if result.arm in names]
+        return effects_of(
+            treated.original,
+            patient.attributions,
+            arms,
+            some,
+            seed=blind.built.seed,
+            questions=questions,
+            original_loss=treated.loss,
+            prices=patient.settings.intervention,
+        )
+
+    found = effects((*remedies, *placebos))
+    names = ("sample_id", "cause")
+    attributed = dict(zip(*(patient.attributions[name].to_pylist() for name in names), strict=True))
+    figures: dict[str, Any] = {
+        "world": blind.built.name,
+        "trained_on": list(blind.trained_on),
+        "own_cause": {
+            cause: cell.recovery.public()
+            for cause, remedy in REMEDY_OF.items()
+            if (cell := found.cell(remedy, cause)) is not None
+        },
+        **found.public(),
+        "ablations": effects((*less, *placebos)).public() if less else {},
+        "agreement": agreement(found.verdicts, blind.labels).public(),
+        "paper": paper_figures(treated.rows, treated.original, results, attributed),
+    }
+    return found, figures
+
+
+def effectiveness_of(worlds: Mapping[str, Effects]) -> Effectiveness:
+    """What remedies are to be expected to do, from experiments on training worlds.
+
+    Args:
+        worlds: Effects by the name of the world.
+    """
+    from ilp_service.benchmark.intervention_figures import over_worlds
+
+    effects: dict[str, dict[str, list[float]]] = {}
+    damage: dict[str, dict[str, float]] = {}
+    remedies = sorted({cell.arm for one in worlds.values() for cell in one.cells})
+    for remedy in remedies:
+        cells = [cell for one in worlds.values() for cell in one.cells if cell.arm == remedy]
+        for cause in sorted({cell.cause for cell in cells} & set(CAUSES)):
+            known = [cell.recovery for cell in cells if cell.cause == cause and cell.recovery.effect is not None]
+            summary = over_worlds([one.effect for one in known])
+            if summary is None:
+                continue
+            low, high = summary["low"], summary["high"]
+            if low is None:
+                low, high = known[0].low, known[0].high
+            # Too few samples for an interval prove nothing.
+            effects.setdefault(remedy, {})[cause] = [summary["value"], -1.0 if low is None else low, high or 1.0]
+        arms = [arm for one in worlds.values() for arm in one.arms if arm.arm == remedy]
+        blanket = remedy == "replay_resampling"
+        lost = [
+            (arm.damage.effect or 0.0) * (1 if blanket else arm.damage.samples / max(1, arm.treated)) for arm in arms
+        ]
+        summary = over_worlds(lost)
+        if summary is not None:
+            damage[remedy] = {"lost_share" if blanket else "lost_per_treated": max(0.0, summary["value"])}
+    told = (
+        f"Interventions on the training worlds {', '.join(sorted(worlds))}, targets chosen blind: share of the treated "
+        "samples of a cause that are learned beyond the matching placebo, median over worlds; no held-out world is "
+        "among them. Lost: learned samples lost beyond the placebo."
+    )
+    return effectiveness_from({"provenance": told, "unmeasured": 0.5, "effects": effects, "damage": damage})
+
+
+def headline_in(
+    treated: Treated,
+    truth: Mapping[str, str],
+    effectiveness: Effectiveness,
+    seeds: Sequence[int],
+    budgets: Sequence[float],
+    say: Say,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """All arms of the headline in a world, at every budget; the curves beside the budget of 1 under one seed alone.
+
+    Args:
+        treated: The world.
+        truth: Planted cause of each sample, for the arm that knows it.
+        effectiveness: What remedies are expected to do, from training worlds.
+        seeds: Of the fine-tunings.
+        budgets: In parts of what the prescription takes.
+        say: Takes one line of progress for people.
+        progress: Told how many of how many steps are done.
+    """
+    patient = treated.blind.risky
+    sick = set(treated.blind.sick.study.unlearned)
+    own = _prescribed(patient, patient.attributions, effectiveness, Budget(), sick)
+    spent = _spent(patient, own)
+    say(f"the prescription takes {spent}")
+    points = []
+    for budget in sorted(budgets, key=lambda part: part != 1.0):
+        some = seeds if budget == 1.0 else seeds[:1]
+        arms = list(_headline_arms(patient, truth, effectiveness, own, spent, budget, sick, treated.blind.built.seed))
+        results = treated.run([_arm(one, budget) for one in arms], some, say, progress)
+        for one, name in ((one, _name(one.arm, budget)) for one in arms):
+            of_arm = [result for result in results if result.arm == name]
+            seen = [outcome(treated.rows, treated.original, result, patient.settings.intervention) for result in of_arm]
+            points.append({"arm": one.arm, "budget": budget, "seeds": seen})
+    return {
+        "world": treated.blind.built.name,
+        "prescription": {
+            "price": {"tokens": spent.tokens, "documents": spent.documents, "judgements": spent.judgements},
+            "treats": {name: len(keys) for name, keys in own.treats.items()},
+            "expected_learned": own.expected.learned,
+        },
+        "original": unlearned_rates(treated.rows, treated.original, treated.original)
+        | {"general_loss": treated.loss, "tokens": patient.tokens(Change())},
+        "points": points,
+    }
+
+
+def _headline_arms(
+    patient: Patient,
+    truth: Mapping[str, str],
+    effectiveness: Effectiveness,
+    own: Prescription,
+    spent: Purse,
+    budget: float,
+    sick: set[str],
+    seed: int,
+) -> list[Treatment]:
+    """The arms at a budget: all of them may spend what the prescription does there, or a multiple of it."""
+    caps = _times(own.price, budget)
+    prescribed = own if budget >= 1 else _prescribed(patient, patient.attributions, effectiveness, caps, sick)
+    purse = _spent(patient, prescribed)
+    arms = [Treatment(PRESCRIPTION, prescribed.change, purse)]
+    if budget > 1:
+        more = spent.tokens - patient.tokens(Change())
+        tokens = spent.tokens + round((budget - 1) * max(0, more))
+        purse = Purse(tokens, round(budget * spent.documents), round(budget * spent.judgements))
+        arms = []
+    arms += [treatment(arm, patient, purse, seed) for arm in UNDIAGNOSED]
+    if budget == 1:
+        known = _prescribed(patient, told(patient.attributions, truth), effectiveness, caps, sick)
+        arms.append(Treatment(TRUTH, known.change, _spent(patient, known)))
+    return arms
+
+
+def told(attributions: pa.Table, truth: Mapping[str, str]) -> pa.Table:
+    """The attributions as they would be if the planted causes were known; what nobody planted has none."""
+    ids = attributions["sample_id"].to_pylist()
+    causes = [truth.get(key) for key in ids]
+    made = attributions
+    for name in attributions.column_names:
+        values: list[Any] | None = None
+        if name == "cause":
+            values = [cause if cause in CAUSES else "unattributed" for cause in causes]
+        elif name.startswith("p_"):
+            own = name.removeprefix("p_")
+            values = [float(cause == own or (own == "unattributed" and cause not in CAUSES)) for cause in causes]
+        if values is not None:
+            place = made.column_names.index(name)
+            field = made.schema.field(name)
+            made = made.set_column(place, field, pa.array(values, field.type))
+    return made
+
+
+def _prescribed(
+    patient: Patient, attributions: pa.Table, effectiveness: Effectiveness, budget: Budget, sick: set[str]
+) -> Prescription:
+    consult = Consultation(patient.sources, patient.judges, patient.settings, patient.study)
+    return prescribe(
+        patient.mitigations,
+        patient.study,
+        patient.evidence,
+        attributions,
+        consult,
+        patient.settings,
+        effectiveness=effectiveness,
+        budget=budget,
+        unlearned=sick,
+    )
+
+
+def _spent(patient: Patient, prescription: Prescription) -> Purse:
+    price = prescription.price
+    return Purse(patient.tokens(prescription.change), price.documents, price.judgements)
+
+
+def _times(price: Price, factor: float) -> Budget:
+    return Budget(factor * price.training_tokens, factor * price.documents, factor * price.judgements)
+
+
+def _name(arm: str, budget: float) -> str:
+    return f"headline_{arm}_{budget:g}"
+
+
+def _arm(treatment: Treatment, budget: float) -> Arm:
+    return Arm(_name(treatment.arm, budget), "reference", treatment.change, price=treatment.price)
