@@ -1,0 +1,155 @@
+"""What every answer has in common: one-line JSON errors, bounded bodies, and headers that keep browsers in check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content security policy of every answer that brings none of its own."""
+
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # 'no-referrer' would make browsers send 'Origin: null' with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_BODY_SECONDS = 10.0
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: HTTP status.
+        sentence: What is wrong; never holds anything that the request brought.
+        outcome: One word for the metrics.
+        headers: Of the answer.
+    """
+
+    def __init__(
+        self, status: int, sentence: str, outcome: str = "malformed", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.outcome, self.headers = status, sentence, outcome, headers
+
+
+def problem(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error: ``{"error": sentence}``."""
+    return JSONResponse({"error": sentence}, status, headers=headers)
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The raw body, of which never more than ``most`` bytes are held.
+
+    Raises:
+        RefusedError: It is larger, or does not arrive in time.
+    """
+    large = RefusedError(413, f"The body has more than {most} bytes.", "too_large", {"Connection": "close"})
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 12 or int(announced) > most):
+        raise large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        with anyio.fail_after(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise large
+                parts.append(part)
+    except TimeoutError as error:
+        raise RefusedError(408, "The body did not arrive in time.", "malformed", {"Connection": "close"}) from error
+    except ClientDisconnect as error:
+        raise RefusedError(400, "The body was cut short.") from error
+    return b"".join(parts)
+
+
+def parse_object(request: Request, body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        RefusedError: It says that it is something else, or is not what it says.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RefusedError(415, "The content type has to be application/json.")
+    try:
+        found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, "The body is no JSON.") from error
+    if not isinstance(found, dict):
+        raise RefusedError(422, "The body has to be a JSON object.")
+    return found
+
+
+def _refuse_constant(_name: str) -> None:
+    raise ValueError
+
+
+def model_name(value: object) -> str:
+    """A name that a registered model can have.
+
+    Raises:
+        RefusedError: Nothing in the registry is called so.
+    """
+    if not isinstance(value, str) or not 1 <= len(value) <= 256 or not value.strip() or not is_text(value):
+        raise RefusedError(422, "The model has to be a name of 1 to 256 characters.")
+    if "/" in value or ":" in value:
+        raise RefusedError(422, "The name of a model has neither '/' nor ':'.")
+    return value
+
+
+def model_version(value: object) -> str:
+    """The number of a version, as text.
+
+    Raises:
+        RefusedError: It is no whole number above 0.
+    """
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else value
+    if not isinstance(text, str) or not text.isascii() or not text.isdecimal() or not 0 < len(text) <= 10:
+        raise RefusedError(422, "The version has to be a whole number above 0.")
+    if not 0 < int(text) < 2**31:
+        raise RefusedError(422, "The version has to be a whole number above 0.")
+    return str(int(text))
+
+
+def is_text(value: str) -> bool:
+    """Whether databases can hold it and a page can show it: no control characters, no halves of characters."""
+    return not any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) <= 0xDFFF for letter in value)
+
+
+class Headers:
+    """Adds the security headers that an answer does not set itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and complete what comes back."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def complete(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, complete)
