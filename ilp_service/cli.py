@@ -47,6 +47,7 @@ class _Commands(click.Group):
         "train": ("ilp_service.training.command", "train"),
         "demo": ("ilp_service.benchmark.demo", "demo"),
         "classifier": ("ilp_service.attribution.command", "classifier"),
+        "intervene": ("ilp_service.intervention.command", "intervene"),
         "benchmark": ("ilp_service.benchmark.command", "benchmark"),
     }
 
@@ -225,6 +226,7 @@ def _show_warning(
 
 _GOES_ON = {
     "diagnose": "; the same command goes on where it stopped",
+    "intervene": "; the same command goes on after the last finished training",
     "train": "; with --save-every, the same command and --resume go on from the last checkpoint",
 }
 """What is left of an interrupted command."""
