@@ -36,6 +36,8 @@ SCORES: Mapping[str, str] = {
     "aurc": "area under the risk-coverage curve",
     "named_share": "share of the samples that are given a cause",
     "natural_agreement": "natural failures whose most probable cause a counterfactual training confirms",
+    "natural_agreement_named": "the same of those of which a cause was named",
+    "natural_named_share": "share of the natural failures of which a cause was named",
 }
 """Scores that the benchmark reports, in the order of the card, and what they are; all 0-1."""
 
