@@ -44,6 +44,7 @@ class Tracking:
         self.uri = connection.choose_uri(uri)
         self.experiment = experiment
         self._client: Any = None
+        self._first = threading.Lock()
 
     def client(self) -> Any:  # noqa: ANN401 (MLflow has no types)
         """MLflow's client for this store; the first call probes it.
@@ -53,12 +54,14 @@ class Tracking:
         """
         import mlflow
 
-        if self._client is None:
-            connection.prepare(self.uri)
-            with connection.translated(self.uri), connection.made_once(self.uri), connection.probing():
-                client = mlflow.MlflowClient(self.uri)
-                client.search_experiments(max_results=1)
-            self._client = client
+        # Probing changes the process's environment: one thread at a time.
+        with self._first:
+            if self._client is None:
+                connection.prepare(self.uri)
+                with connection.translated(self.uri), connection.made_once(self.uri), connection.probing():
+                    client = mlflow.MlflowClient(self.uri)
+                    client.search_experiments(max_results=1)
+                self._client = client
         # MLflow's flavours and artifact stores look at the process-wide setting.
         if mlflow.get_tracking_uri() != self.uri:
             mlflow.set_tracking_uri(self.uri)
