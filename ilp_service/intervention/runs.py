@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class Runs:
         original: The diagnosed model's table, in that order.
         cause: The attributed cause of every sample, empty where it has none, in that order.
         arms: The arms by name, in the order given.
-        done: Results by arm and seed, seeds ascending.
+        done: Results by arm and seed, seeds ascending; their tables in the order of ``ids``, null where it is missing.
         diverged: The others, likewise.
     """
 
@@ -47,14 +47,8 @@ class Runs:
         """A column under an arm; NaN where nothing was measured; shape ``(samples, seeds)``."""
         found = np.full((len(self.ids), len(seeds)), np.nan)
         for place, seed in enumerate(seeds):
-            found[:, place] = _floats(self.aligned(arm, seed)[column])
+            found[:, place] = _floats(self.done[arm][seed].measured[column])
         return found
-
-    def aligned(self, arm: str, seed: int) -> pa.Table:
-        """What was measured under an arm and a seed, one row a sample of ``ids``, null where it is missing."""
-        measured = self.done[arm][seed].measured
-        places = pc.index_in(pa.array(self.ids), value_set=measured["sample_id"].combine_chunks())
-        return measured.take(places)
 
     def placebo_of(self, arm: Arm) -> str | None:
         """The arm's placebo, if it is among the arms."""
@@ -98,6 +92,8 @@ def align(original: pa.Table, attributions: pa.Table, arms: Sequence[Arm], resul
     Raises:
         ValueError: A name, an arm's seed or a sample occurs twice, or a result has no arm.
     """
+    _once(original, "the diagnosed model")
+    ordered = original.sort_by("sample_id")
     by_name = {arm.name: arm for arm in arms}
     if len(by_name) < len(arms):
         raise ValueError("two arms of the experiment have one name; expected unique names.")
@@ -108,10 +104,12 @@ def align(original: pa.Table, attributions: pa.Table, arms: Sequence[Arm], resul
             raise ValueError(f"a result is of the arm {result.arm!r}; expected one of {', '.join(by_name)}.")
         if result.seed in done[result.arm] or result.seed in diverged[result.arm]:
             raise ValueError(f"the arm {result.arm!r} has two results of seed {result.seed}; expected one.")
-        (done if result.status == "done" else diverged)[result.arm][result.seed] = result
         _once(result.measured, f"the arm {result.arm!r}")
-    _once(original, "the diagnosed model")
-    ordered = original.sort_by("sample_id")
+        if result.status == "diverged":
+            diverged[result.arm][result.seed] = result
+        else:
+            places = pc.index_in(ordered["sample_id"], value_set=result.measured["sample_id"].combine_chunks())
+            done[result.arm][result.seed] = replace(result, measured=result.measured.take(places))
     ids = np.asarray(ordered["sample_id"].to_pylist(), dtype=np.str_)
     named = dict(zip(attributions["sample_id"].to_pylist(), attributions["cause"].to_pylist(), strict=True))
     cause = np.asarray([named.get(key) or "" for key in ids.tolist()], dtype=np.str_)

@@ -248,7 +248,7 @@ _SPENT = frozenset(ARMS.names[ARMS.names.index("training_tokens") :])
 def _recoveries(runs: Runs, arm: Arm, seed: int) -> pa.Table:
     """Made by columns: there may be millions of rows."""
     count = len(runs.ids)
-    measured = runs.aligned(arm.name, seed)
+    measured = runs.done[arm.name][seed].measured
     after = runs.after("unlearned", arm.name, (seed,))[:, 0]
     before = runs.unlearned
     status = np.select(
