@@ -1,0 +1,333 @@
+"""The service's own book: which versions were handed in, where each job stands, and what MLflow has yet to be told.
+
+Every change of a job's status and the notice that tells it are one transaction; what a method returned after is
+safe from ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ilp_service.service.desk import STATUSES, UNFINISHED, Delivery, JobView, Page, Status, UnknownJobError
+from ilp_service.service.ledger_tables import (
+    as_tags,
+    deliveries,
+    marks,
+    moment,
+    notices,
+    now,
+    registrations,
+    translated,
+    workers,
+)
+
+STATUS, REASON, RUN = "ilp.status", "ilp.reason", "ilp.run_id"
+_RESULTS = ("ilp.unlearned_rate", "ilp.top_cause")
+_ENDED = {"failed": "FAILED", "refused": "FAILED", "needs_data": "FAILED", "cancelled": "KILLED"}
+_LOOK_UP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What MLflow is to be told about a job.
+
+    Attributes:
+        job_id: Of the job.
+        model: Registered model.
+        version: Its version.
+        tags: Of the version; ``None`` takes one off.
+        run_id: Its run.
+        run_status: With which the run ends if it has not.
+        number: Counts the changes of this row.
+    """
+
+    job_id: str
+    model: str
+    version: str
+    tags: Mapping[str, str | None]
+    run_id: str | None
+    run_status: str | None
+    number: int
+
+
+class Ledger:
+    """Reads and writes the book; safe to use from any thread."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        return self.engine.begin()
+
+    # Jobs
+
+    def add(
+        self, values: Mapping[str, object], delivery: Delivery | None, then: Callable[[sa.Connection], None]
+    ) -> bool:
+        """Write down a job unless it is there, with the delivery that announced it.
+
+        Args:
+            values: ``job_id, store, model, version, status, reason, priority, via``.
+            delivery: Its webhook delivery.
+            then: Called in the same transaction if the job is new.
+
+        Returns:
+            Whether the job is new.
+        """
+        row = {"progress": 0.0, "attempts": 0, "round": 0, "queued_at": now(), **values}
+        with translated(self.engine), self._writing() as connection:
+            made = connection.execute(self._insert(registrations).values(**row).on_conflict_do_nothing())
+            new = made.rowcount > 0
+            if delivery is not None:
+                seen = {"delivery_id": delivery.delivery_id[:200], "timestamp": delivery.timestamp}
+                connection.execute(
+                    self._insert(deliveries)
+                    .values(**seen, job_id=row["job_id"], received_at=now())
+                    .on_conflict_do_nothing()
+                )
+            if new:
+                then(connection)
+        return new
+
+    def row(self, job_id: str, within: sa.Connection | None = None) -> sa.RowMapping:
+        """All columns of a job.
+
+        Raises:
+            UnknownJobError: There is none.
+        """
+        reading = nullcontext(within) if within is not None else self.engine.connect()
+        with translated(self.engine), reading as connection:
+            query = sa.select(registrations).where(registrations.c.job_id == job_id)
+            found = connection.execute(query).mappings().first()
+        if found is None:
+            raise UnknownJobError(job_id)
+        return found
+
+    def job(self, job_id: str) -> JobView:
+        """A job as people see it.
+
+        Raises:
+            UnknownJobError: There is none.
+        """
+        return _view(self.row(job_id))
+
+    def jobs(self, *, model: str | None, status: str | None, limit: int, after: str | None) -> Page:
+        """See ``Desk.jobs``."""
+        table, limit = registrations.c, max(1, min(limit, 1000))
+        query = sa.select(registrations)
+        if model:
+            query = query.where(sa.func.lower(table.model).contains(model.lower(), autoescape=True))
+        if status:
+            query = query.where(table.status == status)
+        if place := _place(after):
+            query = query.where(
+                sa.or_(table.queued_at < place[0], sa.and_(table.queued_at == place[0], table.job_id < place[1]))
+            )
+        query = query.order_by(table.queued_at.desc(), table.job_id.desc()).limit(limit + 1)
+        with translated(self.engine), self.engine.connect() as connection:
+            found = connection.execute(query).mappings().all()
+        some = found[:limit]
+        return Page([_view(row) for row in some], _cursor(some[-1]) if len(found) > limit else None)
+
+    def counts(self) -> dict[Status, int]:
+        """Jobs of every status."""
+        query = sa.select(registrations.c.status, sa.func.count()).group_by(registrations.c.status)
+        with translated(self.engine), self.engine.connect() as connection:
+            found = {str(status): int(count) for status, count in connection.execute(query)}
+        return {status: found.get(status, 0) for status in STATUSES}
+
+    def change(
+        self,
+        job_id: str,
+        values: Mapping[str, Any],
+        *,
+        only: Iterable[Status] = UNFINISHED,
+        then: Callable[[sa.Connection, sa.RowMapping], None] | None = None,
+        tell: bool = True,
+    ) -> bool:
+        """Change a job if its status is among ``only``, and note down what MLflow is to be told.
+
+        Args:
+            job_id: Of the job.
+            values: Columns.
+            only: Statuses in which it may be changed; a job that was cancelled is not changed by its own worker.
+            then: Called with the changed row in the same transaction.
+            tell: Whether MLflow is told of a new status.
+
+        Returns:
+            Whether it was changed.
+        """
+        with translated(self.engine), self._writing() as connection:
+            table = registrations.c
+            changed = connection.execute(
+                sa.update(registrations).where(table.job_id == job_id, table.status.in_(list(only))).values(**values)
+            )
+            if changed.rowcount == 0:
+                return False
+            row = self.row(job_id, connection)
+            if tell and "status" in values:
+                tags, run_status = told(row)
+                self.note(connection, row, tags, run_status)
+            if then is not None:
+                then(connection, row)
+        return True
+
+    def known(self, store: str, versions: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+        """Status and job of those of some versions that were handed in before, under whatever settings."""
+        table, found = registrations.c, {}
+        with translated(self.engine), self.engine.connect() as connection:
+            for start in range(0, len(versions), _LOOK_UP):
+                some = set(versions[start : start + _LOOK_UP])
+                names = {model for model, _ in some}
+                query = sa.select(table.model, table.version, table.status, table.job_id).where(
+                    table.store == store, table.model.in_(names), table.version.in_({number for _, number in some})
+                )
+                for model, number, status, job_id in connection.execute(query):
+                    if (model, number) in some:
+                        found[(str(model), str(number))] = (str(status), str(job_id))
+        return found
+
+    # Deliveries
+
+    def seen(self, delivery_id: str) -> bool:
+        """Whether a delivery was accepted before."""
+        query = sa.select(deliveries.c.delivery_id).where(deliveries.c.delivery_id == delivery_id[:200])
+        with translated(self.engine), self.engine.connect() as connection:
+            return connection.execute(query).first() is not None
+
+    def forget_deliveries(self, before: int) -> None:
+        """Drop deliveries that are too old to be accepted anyway."""
+        with translated(self.engine), self._writing() as connection:
+            connection.execute(sa.delete(deliveries).where(deliveries.c.received_at < before))
+
+    # Notices
+
+    def note(
+        self,
+        connection: sa.Connection,
+        row: sa.RowMapping,
+        tags: Mapping[str, str | None],
+        run_status: str | None = None,
+    ) -> None:
+        """Note down what MLflow is to be told about a job; joins what is still to be told."""
+        if not tags and run_status is None:
+            return
+        query = sa.select(notices).where(notices.c.job_id == row["job_id"])
+        before = connection.execute(query).mappings().first()
+        values = {
+            "tags": json.dumps({**(as_tags(before["tags"]) if before else {}), **tags}),
+            "run_id": row["run_id"],
+            "run_status": run_status,
+            "number": before["number"] + 1 if before else 0,
+            "due": 0,
+        }
+        names = {name: row[name] for name in ("job_id", "model", "version")}
+        statement = self._insert(notices).values(**names, **values)
+        connection.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+
+    def due_notices(self, limit: int) -> list[Notice]:
+        """What is to be told now, oldest first."""
+        query = sa.select(notices).where(notices.c.due <= now()).order_by(notices.c.due).limit(limit)
+        with translated(self.engine), self.engine.connect() as connection:
+            rows = connection.execute(query).mappings().all()
+        names = ("job_id", "model", "version", "run_id", "run_status", "number")
+        return [Notice(**{name: row[name] for name in names}, tags=as_tags(row["tags"])) for row in rows]
+
+    def notice_told(self, notice: Notice) -> None:
+        """MLflow was told; news that came in between stay."""
+        with translated(self.engine), self._writing() as connection:
+            same = (notices.c.job_id == notice.job_id, notices.c.number == notice.number)
+            connection.execute(sa.delete(notices).where(*same))
+
+    def notice_later(self, notice: Notice, due: int) -> None:
+        """MLflow could not be told; try again at ``due``."""
+        with translated(self.engine), self._writing() as connection:
+            connection.execute(sa.update(notices).where(notices.c.job_id == notice.job_id).values(due=due))
+
+    # Workers and marks
+
+    def alive(self, worker: str) -> None:
+        """A worker says that it is there."""
+        with translated(self.engine), self._writing() as connection:
+            statement = self._insert(workers).values(worker=worker, seen_at=now())
+            connection.execute(statement.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": now()}))
+
+    def gone(self, worker: str) -> None:
+        """A worker left in order; what it left behind may be taken up at once."""
+        with translated(self.engine), self._writing() as connection:
+            connection.execute(sa.update(workers).where(workers.c.worker == worker).values(seen_at=0))
+
+    def lost_workers(self, worker: str, before: int) -> list[str]:
+        """Other workers that were not seen since."""
+        query = sa.select(workers.c.worker).where(workers.c.seen_at < before, workers.c.worker != worker)
+        with translated(self.engine), self.engine.connect() as connection:
+            return [str(name) for (name,) in connection.execute(query)]
+
+    def forget_worker(self, worker: str) -> None:
+        """What a lost worker left behind was taken up."""
+        with translated(self.engine), self._writing() as connection:
+            connection.execute(sa.delete(workers).where(workers.c.worker == worker))
+
+    def mark(self, name: str, value: str) -> str:
+        """A fact, written down the first time and kept since."""
+        with translated(self.engine), self._writing() as connection:
+            connection.execute(self._insert(marks).values(name=name, value=value).on_conflict_do_nothing())
+            return str(connection.execute(sa.select(marks.c.value).where(marks.c.name == name)).scalar_one())
+
+
+def told(row: sa.RowMapping) -> tuple[dict[str, str | None], str | None]:
+    """Tags of the version, and the end of the run, that tell a job's status; nothing of one that was left out."""
+    status = str(row["status"])
+    if status == "skipped":
+        return {}, None
+    tags: dict[str, str | None] = {STATUS: status, REASON: row["reason"]}
+    if row["run_id"]:
+        tags[RUN] = str(row["run_id"])
+    if status in _ENDED:
+        # The figures of an earlier diagnosis would pass for this one's.
+        tags |= dict.fromkeys(_RESULTS)
+    if status == "done":
+        tags |= {
+            name: None if row[column] is None else (f"{row[column]:.6f}" if column == "unlearned_rate" else row[column])
+            for name, column in zip(_RESULTS, ("unlearned_rate", "top_cause"), strict=True)
+        }
+    return tags, _ENDED.get(status) if row["run_id"] else None
+
+
+def _view(row: sa.RowMapping) -> JobView:
+    same: tuple[str, ...] = ("job_id", "model", "version", "status", "reason", "step", "progress", "attempts")
+    same += ("priority", "via", "run_id", "report_uri", "unlearned_rate", "top_cause")
+    queued = moment(row["queued_at"])
+    assert queued is not None  # noqa: S101 - tells the type checker
+    return JobView(
+        **{name: row[name] for name in same},
+        queued_at=queued,
+        started_at=moment(row["started_at"]),
+        ended_at=moment(row["ended_at"]),
+    )
+
+
+def _cursor(row: sa.RowMapping) -> str:
+    return base64.urlsafe_b64encode(f"{row['queued_at']}:{row['job_id']}".encode()).decode()
+
+
+def _place(cursor: str | None) -> tuple[int, str] | None:
+    """What a cursor stands for; ``None`` for one that nobody gave out."""
+    if not cursor or len(cursor) > 200:
+        return None
+    try:
+        queued, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
+        place = (int(queued), job_id)
+    except (ValueError, binascii.Error):
+        return None
+    return place if 0 <= place[0] < 2**62 else None
