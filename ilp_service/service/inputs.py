@@ -6,7 +6,6 @@ version names local data only below the folders that the settings open to it; th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,7 @@ from ilp_service.tracking.watch import LoggedData, Version
 
 DATA, BASE, TRAJECTORY = "ilp.data", "ilp.base_model", "ilp.trajectory"
 _REMOTE = ("runs:/", "mlflow-artifacts:/", "s3://", "gs://", "abfss://", "wasbs://", "hdfs://", "dbfs:/")
-_REGISTERED = ("models:/", "runs:/")
 _TRAINING = {"training", "train", "fine-tuning", "finetuning"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class NeedsDataError(IlpError):
@@ -65,13 +62,12 @@ def find_inputs(
     """
     folders = [folder.expanduser().resolve() for folder in data_dirs]
     tags = {**version.model_tags, **version.tags}
-    base = tags.get(BASE)
-    if base is not None:
-        _check_base(base, folders)
     if tags.get(TRAJECTORY):
         _allowed(tags[TRAJECTORY], f"the tag {TRAJECTORY}", folders)
     data, whom = _data(version, tags, defaults, logged, folders)
-    return Inputs(data, whom, base or defaults.base, None if tags.get(TRAJECTORY) else defaults.trajectory)
+    # What the tags say is looked up again, and more gently, by the diagnosis itself.
+    base = None if tags.get(BASE) else defaults.base
+    return Inputs(data, whom, base, None if tags.get(TRAJECTORY) else defaults.trajectory)
 
 
 def _data(
@@ -136,17 +132,4 @@ def _allowed(named: str, whom: str, folders: list[Path]) -> str:
     raise NeedsDataError(
         f"{whom.capitalize()} names {named[:200]!r}, which is no file below a folder that versions may name data in "
         f"({opened}); put it there, add its folder to data_dirs, or name it under 'models' in the service's config."
-    )
-
-
-def _check_base(named: str, folders: list[Path]) -> None:
-    if named.startswith(_REGISTERED) or (_HUB_ID.fullmatch(named) and not Path(named).exists()):
-        return
-    # Only numbers of a base are ever told, and adapters name theirs by its folder; still it is no way out of them.
-    path = Path(named).expanduser()
-    if path.is_dir() and (path / "config.json").is_file() or any(path.resolve().is_relative_to(f) for f in folders):
-        return
-    raise NeedsDataError(
-        f"The tag {BASE} names {named[:200]!r}, which is no folder of a model; name a registry URI, a hub id or a "
-        "folder with a config.json."
     )
