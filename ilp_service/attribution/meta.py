@@ -216,16 +216,27 @@ def _balanced(table: pa.Table, rng: np.random.Generator, outcomes: Outcomes | No
     pool = np.arange(table.num_rows)
     if outcomes is not None:
         own = _ordered(outcomes.usable(table))
-        whole, part = divmod(own.num_rows * outcomes.weight, max(own.num_rows, 1))
-        rows = table.num_rows + np.arange(own.num_rows)
-        drawn = rng.choice(rows, size=round(part), replace=False) if round(part) else rows[:0]
-        pool = np.concatenate([pool, np.tile(rows, int(whole)), drawn])
+        pool = np.concatenate([pool, table.num_rows + _counted(own, table, outcomes.weight, rng)])
         table = pa.concat_tables([table, own])
     labels = np.asarray(table["cause"].to_pylist(), dtype=np.str_)[pool]
     names = np.unique(labels)
     each = -(-min(len(pool), _MOST_ROWS) // max(len(names), 1))
     places = [_draw(pool[labels == name], each, rng) for name in names]
     return table.take(pa.array(np.sort(np.concatenate(places)) if places else np.zeros(0, dtype=np.int64)))
+
+
+def _counted(own: pa.Table, table: pa.Table, weight: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Rows of the outcomes, each as often as its weight, but no more of a cause than the table has.
+
+    Else thousands of outcomes would leave next to nothing of the table, on which alone the calibration stands.
+    """
+    labels = np.asarray(own["cause"].to_pylist(), dtype=np.str_)
+    known = np.asarray(table["cause"].to_pylist(), dtype=np.str_)
+    drawn = [np.zeros(0, dtype=np.int64)]
+    for name in np.unique(labels):
+        rows = np.flatnonzero(labels == name)
+        drawn.append(_draw(rows, min(round(weight * len(rows)), int((known == name).sum())), rng))
+    return np.concatenate(drawn)
 
 
 def _draw(rows: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
