@@ -18,7 +18,8 @@ from ilp_service.samples.sample import Sample
 from ilp_service.settings import DataSettings, ScoringSettings
 from ilp_service.training import changed as changed_module
 from ilp_service.training.adapters import LoraOptions, add_lora
-from ilp_service.training.changed import planned, train_changed
+from ilp_service.training.changed import train_changed
+from ilp_service.training.changed_plan import planned
 from ilp_service.training.course import Course
 from ilp_service.training.loop import LoopOptions, fine_tune
 from ilp_service.training.recipe import ContinuedOptions, Recipe
