@@ -103,8 +103,8 @@ def test_outcomes_teach_but_do_not_calibrate(recorded: Callable[[Outcomes | None
 def test_outcomes_never_outnumber_the_table(recorded: Callable[[Outcomes | None], MetaClassifier]) -> None:
     few = recorded(Outcomes(outcomes_table([CAUSES[0]] * 60, **{COLUMNS[0]: 7.5}))).estimator
     many = recorded(Outcomes(outcomes_table([CAUSES[0]] * 2000, **{COLUMNS[0]: 7.5}), weight=5)).estimator
-    assert (many.rows[:, 0] == 7.5).sum() == pytest.approx((few.rows[:, 0] == 7.5).sum(), rel=0.1)
-    assert many.weights.sum() == pytest.approx(few.weights.sum(), rel=0.05)
+    assert (many.rows[:, 0] == 7.5).sum() < 1.3 * (few.rows[:, 0] == 7.5).sum()
+    assert many.weights.sum() == pytest.approx(few.weights.sum(), rel=0.1)
 
 
 def test_what_the_benchmark_never_saw_is_learned_from_outcomes() -> None:
