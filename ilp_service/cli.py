@@ -48,6 +48,8 @@ class _Commands(click.Group):
         "demo": ("ilp_service.benchmark.demo", "demo"),
         "classifier": ("ilp_service.attribution.command", "classifier"),
         "intervene": ("ilp_service.intervention.command", "intervene"),
+        "prescribe": ("ilp_service.intervention.prescribe_command", "prescribe"),
+        "export": ("ilp_service.intervention.export_command", "export"),
         "benchmark": ("ilp_service.benchmark.command", "benchmark"),
     }
 

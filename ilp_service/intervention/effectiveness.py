@@ -126,6 +126,32 @@ def read_effectiveness(path: Path | None = None) -> Effectiveness:
         ) from error
 
 
+ENOUGH = 20
+"""Questions from which one's own measurement of a cell counts more than the general figure."""
+
+
+def measured_effectiveness(effects: Mapping[str, Any], source: str) -> Effectiveness:
+    """What ``ilp intervene`` measured on the same checkpoint, as far as it measured enough.
+
+    Args:
+        effects: ``Effects.public()`` of the experiment.
+        source: Where it comes from, for people.
+    """
+    cells: dict[str, dict[str, Effect]] = {}
+    for cell in effects["cells"]:
+        bounds = [cell[name] for name in ("effect", "low", "high")]
+        if "@" not in cell["arm"] and None not in bounds and cell["questions"] >= ENOUGH:
+            value, low, high = map(float, bounds)
+            cells.setdefault(cell["arm"], {})[cell["cause"]] = Effect(value, min(low, value), max(high, value))
+    damage = {}
+    for arm in effects["arms"]:
+        lost, found = arm["damage"]["effect"], arm["damage"]
+        if arm["kind"] == "remedy" and "@" not in arm["arm"] and lost is not None and arm["treated"]:
+            share = max(float(lost), 0.0)
+            damage[arm["arm"]] = Damage(share * found["samples"] / arm["treated"], share)
+    return Effectiveness(cells, damage, 0.5, f"Measured on this checkpoint by {source}." if cells or damage else "")
+
+
 def effectiveness_from(public: Mapping[str, Any]) -> Effectiveness:
     """What :meth:`Effectiveness.public` wrote down.
 

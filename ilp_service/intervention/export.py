@@ -113,7 +113,8 @@ def export(
         seed: Of the order and of the rounding of fractions.
         step_rows: Rows of an optimizer step, for what is kept apart.
         causes: Cause of a sample, for the ledger.
-        plain: Prompt and response of a plain sample with a response, as the model was trained on them; for other forms.
+        plain: Prompt and response of a sample with a response as texts, where the model was trained on plain texts;
+            ``None``: on conversations. For other forms.
         passes: Passes over the data in the diagnosed training, for the notes; ``None``: not known.
         overwrite: Replace files that are there.
 
@@ -142,7 +143,8 @@ def export(
     units = list(_row_units(data, rows, change, counts) if form == "same" else _sample_units(data, counts))
     order = _ordered(units, change, step_rows, seed)
     entries = list(_ledger(data, change, counts, units, order, causes or {}, form, seed))
-    notes = training_notes(form, data, change, output.name, passes=passes, step_rows=step_rows)
+    chat = plain is None if form != "same" else any(sample.chat for sample in data.samples)
+    notes = training_notes(form, data.format, change, output.name, chat=chat, passes=passes, step_rows=step_rows)
     with ExitStack() as stack:
         # What is entered last appears first: the data file is there when all is.
         wanted = [path for name, path in beside.items() if change.documents or name != _DOCUMENTS]
@@ -280,8 +282,7 @@ def _converted(
     form: Form,
     plain: Callable[[Sample, str], tuple[str, str]] | None,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each sample in the form of a trainer; conversations if any sample is one."""
-    chat = any(sample.chat for sample in samples.values()) or plain is None
+    """A row for each sample in the form of a trainer."""
     for unit in order:
         (key,) = unit.teaches
         sample = samples[key]
@@ -290,7 +291,7 @@ def _converted(
         prompt = [{"role": message.role, "content": message.content} for message in sample.context]
         answer = {"role": "assistant", "content": response}
         row: dict[str, Any]
-        if not chat and plain is not None:
+        if plain is not None:
             text, said = plain(sample, response)
             row = (
                 {"instruction": text, "output": said}

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from ilp_service.changes import Change
-from ilp_service.samples.reading import DataSet
 
 
-def training_notes(form: str, data: DataSet, change: Change, name: str, *, passes: int | None, step_rows: int) -> str:
+def training_notes(
+    form: str, row_format: str, change: Change, name: str, *, chat: bool, passes: int | None, step_rows: int
+) -> str:
     """A page with the settings of each trainer that reads the file.
 
     Args:
         form: ``same`` or the trainer whose form was asked for.
-        data: The data file that it was made of.
+        row_format: Of the data file that it was made of.
         change: What is otherwise.
         name: Of the exported file.
+        chat: Whether the rows are conversations.
         passes: Passes over the data in the diagnosed training.
         step_rows: Rows of an optimizer step.
     """
@@ -33,11 +35,11 @@ def training_notes(form: str, data: DataSet, change: Change, name: str, *, passe
             "",
         ]
     epochs = passes or 3
-    for trainer, snippet in _snippets(form, data, name, epochs, keeps_order=keeps_order):
+    for trainer, snippet in _snippets(form, row_format, name, epochs, chat=chat, keeps_order=keeps_order):
         language = {"TRL": "python", "axolotl": "yaml"}.get(trainer, "yaml")
         parts += [f"## {trainer}", "", f"```{language}", *snippet, "```", ""]
         if trainer == "LLaMA-Factory":
-            info = json.dumps({stem: _dataset_info(form, data, name)}, indent=2)
+            info = json.dumps({stem: _dataset_info(form, row_format, name, chat=chat)}, indent=2)
             parts += ["and in `dataset_info.json`:", "", "```json", info, "```", ""]
     if passes is None:
         parts += ["How many passes the diagnosed training made is not known; put its number in place of 3.", ""]
@@ -73,11 +75,9 @@ def _documents(change: Change, stem: str) -> Iterator[str]:
 
 
 def _snippets(
-    form: str, data: DataSet, name: str, epochs: int, *, keeps_order: bool
+    form: str, row_format: str, name: str, epochs: int, *, chat: bool, keeps_order: bool
 ) -> Iterator[tuple[str, list[str]]]:
-    row_format = data.format
     kind = "parquet" if name.endswith((".parquet", ".pq")) else "json"
-    chat = any(sample.chat for sample in data.samples)
     if form == "trl" or (form == "same" and row_format in ("messages", "prompt_response")):
         order = ['    train_sampling_strategy="sequential",  # the file\'s order'] if keeps_order else []
         loss = "    assistant_only_loss=True," if form == "same" and row_format == "messages" else None
@@ -139,12 +139,12 @@ def _axolotl(
         yield from ("shuffle_merged_datasets: false", "curriculum_sampling: true")
 
 
-def _dataset_info(form: str, data: DataSet, name: str) -> dict[str, Any]:
-    if form == "same" and data.format == "alpaca":
+def _dataset_info(form: str, row_format: str, name: str, *, chat: bool) -> dict[str, Any]:
+    if form == "same" and row_format == "alpaca":
         return {"file_name": name}
-    if form == "llamafactory" and not any(sample.chat for sample in data.samples):
+    if form == "llamafactory" and not chat:
         return {"file_name": name, "columns": {"prompt": "instruction", "response": "output"}}
-    if form == "same" and data.format == "sharegpt":
+    if form == "same" and row_format == "sharegpt":
         return {"file_name": name, "formatting": "sharegpt", "columns": {"messages": "conversations"}}
     tags = {
         "role_tag": "role",

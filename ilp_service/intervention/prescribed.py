@@ -85,7 +85,7 @@ class Prescription:
         return {plan.mitigation: plan.treats for plan in self.plans}
 
     def public(self) -> dict[str, Any]:
-        """Ready for JSON; ``Change.from_public`` takes its ``change`` back."""
+        """Ready for JSON; :meth:`from_public` takes it back."""
         return {
             "expected": asdict(self.expected),
             "price": asdict(self.price),
@@ -95,9 +95,10 @@ class Prescription:
                     "mitigation": plan.mitigation,
                     "summary": plan.summary,
                     "treats": list(plan.treats),
-                    "refused": len(plan.refused),
+                    "refused": dict(plan.refused),
                     "causes": dict(self.causes.get(plan.mitigation, {})),
                     "price": asdict(plan.price),
+                    "change": plan.change.public(),
                 }
                 for plan in self.plans
             ],
@@ -111,6 +112,50 @@ class Prescription:
             "provenance": self.provenance,
             "change": self.change.public(),
         }
+
+    @classmethod
+    def from_public(cls, public: Mapping[str, Any]) -> Prescription:
+        """The prescription that :meth:`public` wrote down."""
+        plans = tuple(
+            Plan(
+                one["mitigation"],
+                tuple(one["treats"]),
+                one["refused"],
+                Change.from_public(one["change"]),
+                Price(**one["price"]),
+                one["summary"],
+            )
+            for one in public["plans"]
+        )
+        return cls(
+            Change.from_public(public["change"]),
+            plans,
+            tuple(Item(one["remedy"], tuple(one["sample_ids"]), one["gain"]) for one in public["items"]),
+            Price(**public["price"]),
+            Expected(**public["expected"]),
+            public["reasons"],
+            public["left_out"],
+            Budget(**public["budget"]),
+            {one["mitigation"]: one["causes"] for one in public["plans"]},
+            tuple(public["notes"]),
+            public["provenance"],
+        )
+
+
+def causes_of(prescription: Prescription, attributed: Mapping[str, str]) -> dict[str, str]:
+    """The cause for which each sample is changed: its own, else the one that the remedy treats most.
+
+    Args:
+        prescription: What is done.
+        attributed: Causes of samples, by their id.
+    """
+    found = {}
+    for plan in prescription.plans:
+        counts = prescription.causes.get(plan.mitigation, {})
+        usual = max(counts, key=lambda cause: counts[cause], default=plan.mitigation)
+        for key in plan.change.sample_ids:
+            found[key] = attributed.get(key, usual)
+    return found
 
 
 def prescription_text(prescription: Prescription, prices: InterventionSettings) -> str:

@@ -70,6 +70,24 @@ def read_run(tracking: Tracking, run_id: str) -> StoredRun:
     )
 
 
+def child_runs(tracking: Tracking, run_id: str, kind: str) -> list[str]:
+    """Ids of the finished children of a run with the tag ``ilp.kind``, the newest first.
+
+    Raises:
+        TrackingError: The store is down or refuses.
+    """
+    client = tracking.client()
+    with connection.translated(tracking.uri):
+        experiment = client.get_run(run_id).info.experiment_id
+        found = client.search_runs(
+            [experiment],
+            f"tags.\"mlflow.parentRunId\" = '{run_id}' and tags.\"ilp.kind\" = '{kind}' "
+            "and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+        )
+    return [str(run.info.run_id) for run in found]
+
+
 def run_file(tracking: Tracking, run: StoredRun, name: str, folder: Path) -> Path:
     """A file of a run's artifacts on this machine; another's is downloaded once into ``folder``.
 

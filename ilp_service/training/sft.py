@@ -184,7 +184,7 @@ def train(request: TrainRequest, tracking: Tracking, progress: Progress | None =
                 pad_token_id=int(tokenizer.pad_token_id or 0),
                 progress=progress,
             )
-        _save(model, tokenizer, final)
+        save_model(model, tokenizer, final)
         done = TrainResult(
             run_id=run.run_id,
             model=final,
@@ -235,7 +235,7 @@ def _load(request: TrainRequest, reference: ModelReference) -> PreTrainedModel |
     return add_lora(model, request.lora, base=str(reference.model_dir), seed=request.loop.seed)
 
 
-def _save(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write beside the final place and move there, so that half a model is never taken for a whole one."""
     partial = folder.with_name(f".{folder.name}.part")
     with storage_errors(folder), quiet():

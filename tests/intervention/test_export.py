@@ -268,9 +268,8 @@ def test_fractions_are_rounded_by_a_seed_to_the_right_number_on_average() -> Non
 def test_other_forms_teach_the_same_samples(row_format: str, form: Form, tmp_path: Path) -> None:
     data = read_samples(written(tmp_path, rows_of(row_format), ".jsonl"), SETTINGS)
     change = everything(data)
-    done = export(
-        data, change, tmp_path / "out.jsonl", form=form, plain=lambda sample, response: (f"{sample.prompt}\n", response)
-    )
+    plain = None if row_format in ("messages", "sharegpt") else lambda sample, said: (f"{sample.prompt}\n", said)
+    done = export(data, change, tmp_path / "out.jsonl", form=form, plain=plain)
     rows = ledger_of(done.data)
     wanted: Counter[str] = Counter()
     for sample in data.samples:

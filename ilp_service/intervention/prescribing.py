@@ -1,0 +1,552 @@
+"""A prescription carried out: decided, trained, measured as the diagnosis measures, and registered if it helped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ilp_service import __version__
+from ilp_service.consulting.consultation import Consultation
+from ilp_service.diagnosis.request import read_config
+from ilp_service.errors import SettingsError
+from ilp_service.intervention.arms import MEASURED, Arm, Cost
+from ilp_service.intervention.choosing import Budget
+from ilp_service.intervention.effectiveness import Effectiveness, measured_effectiveness, read_effectiveness
+from ilp_service.intervention.experiment_log import arm_params
+from ilp_service.intervention.general_text import GeneralText, read_general_text
+from ilp_service.intervention.measuring import Measurer
+from ilp_service.intervention.prescribed import Prescription, causes_of, prescription_text
+from ilp_service.intervention.prescription import prescribe
+from ilp_service.intervention.prescription_outcome import Outcome, outcome_of, outcome_text
+from ilp_service.intervention.recipes import course_tokens, recipe_of
+from ilp_service.intervention.reopening import Diagnosed, reopen
+from ilp_service.settings import load_settings
+from ilp_service.stages import digest_of, stage
+from ilp_service.tables import atomic_path, storage_errors, write_table
+from ilp_service.tracking.run import Run
+from ilp_service.tracking.store import Tracking
+from ilp_service.tracking.stored_runs import child_runs, read_run, run_file
+
+if TYPE_CHECKING:
+    from ilp_service.training.loop import Progress
+    from ilp_service.training.recipe import Recipe
+
+KIND = "prescription"
+PLAN, TEXT = "prescription.json", "prescription.txt"
+_MEASURED, _RESULT, _RUN = "measured.parquet", "result.json", "run.json"
+
+Registering = Literal["improved", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrescriptionRequest:
+    """A prescription for a diagnosis.
+
+    Attributes:
+        run_id: MLflow run of the diagnosis.
+        budget: What it may cost.
+        seed: Of the fine-tuning; ``None``: that of the diagnosed run.
+        output: Folder that the model is copied to as well.
+        name: Registered model that gets the new version; ``None``: the diagnosed one's.
+        register: When the result becomes a version.
+        max_damage: Most learned samples that may be lost for it to count as better, a share, 0-1.
+        effects: File with effects of remedies in place of those that come with the project.
+        recipe: A file that says how the checkpoint was trained.
+        plugin_dirs: Further folders with plugins.
+        overrides: Settings as ``key=value``.
+    """
+
+    run_id: str
+    budget: Budget = field(default_factory=Budget)
+    seed: int | None = None
+    output: Path | None = None
+    name: str | None = None
+    register: Registering = "improved"
+    max_damage: float = 0.02
+    effects: Path | None = None
+    recipe: Path | None = None
+    plugin_dirs: tuple[Path, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done, decided before anything is trained.
+
+    Attributes:
+        request: What was asked for.
+        diagnosed: The diagnosis, samples at risk with it.
+        prescription: The decision.
+        recipe: The training that is done again.
+        general: General text, if there is any.
+        effectiveness: What remedies were expected to do.
+        folder: Where it is kept.
+        digest: Of all that the training depends on.
+    """
+
+    request: PrescriptionRequest
+    diagnosed: Diagnosed
+    prescription: Prescription
+    recipe: Recipe
+    general: GeneralText | None
+    effectiveness: Effectiveness
+    folder: Path
+    digest: str
+
+    @property
+    def seed(self) -> int:
+        """Of the fine-tuning."""
+        return self.recipe.loop.seed if self.request.seed is None else self.request.seed
+
+    @cached_property
+    def measurer(self) -> Measurer:
+        """Measures as the diagnosis does."""
+        held_out = () if self.general is None else self.general.held_out
+        return Measurer(self.diagnosed, held_out=held_out, max_length=self.recipe.continued.max_length)
+
+    @property
+    def text(self) -> str:
+        """The decision for people."""
+        return prescription_text(self.prescription, self.diagnosed.settings.intervention)
+
+    def public(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "diagnosis": self.diagnosed.run_id,
+            "model": self.diagnosed.prepared.reference.resolved,
+            "base": self.recipe.base_name,
+            "seed": self.seed,
+            "step_rows": self.recipe.loop.batch_size * self.recipe.loop.accumulation,
+            "recipe": dict(self.recipe.where),
+            "training_tokens": course_tokens(self.recipe),
+            "passes": getattr(self.recipe.course, "passes", None),
+            "sample_causes": causes_of(self.prescription, self.diagnosed.cause_of()),
+            **self.prescription.public(),
+        }
+
+
+@dataclass(frozen=True)
+class PrescriptionResult:
+    """What came of a prescription.
+
+    Attributes:
+        decision: What was done.
+        outcome: What was measured; ``None`` when the training diverged.
+        diverged: Where it did, or ``None``.
+        cost: What the training took.
+        model: Folder with the trained model, or ``None``.
+        model_uri: Its version in the registry, or ``None``.
+        registered: Why it is a version, or why not, one sentence.
+        run_id: MLflow run.
+        artifacts: URIs of files, by name.
+        notes: What the training did on the way.
+    """
+
+    decision: Decision
+    outcome: Outcome | None
+    diverged: str | None
+    cost: Cost
+    model: Path | None
+    model_uri: str | None
+    registered: str
+    run_id: str
+    artifacts: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """What came of it, for people."""
+        lines = [f"The training diverged: {self.diverged}"] if self.outcome is None else [outcome_text(self.outcome)]
+        if self.model is not None:
+            lines.append(f"Model: {self.model_uri or self.model}")
+        return "\n".join([*lines, self.registered])
+
+    def public(self) -> dict[str, Any]:
+        """The one object that ``ilp prescribe --json`` prints."""
+        plan = self.decision.prescription
+        return {
+            "run_id": self.run_id,
+            "diagnosis": self.decision.diagnosed.run_id,
+            "parent": self.decision.diagnosed.prepared.reference.resolved,
+            "model_uri": self.model_uri,
+            "model": None if self.model is None else str(self.model),
+            "registered": self.registered,
+            "status": "diverged" if self.outcome is None else "done",
+            "reason": self.diverged or "",
+            "treats": {name: len(keys) for name, keys in plan.treats.items()},
+            "left_out": len(plan.left_out),
+            "expected": asdict(plan.expected),
+            "price": asdict(plan.price),
+            "cost": asdict(self.cost),
+            "measured": None if self.outcome is None else self.outcome.public(),
+            "notes": [*plan.notes, *self.notes],
+            "artifacts": dict(self.artifacts),
+        }
+
+
+def decide(request: PrescriptionRequest, tracking: Tracking, say: Callable[[str], None]) -> Decision:
+    """Choose what to do; nothing is trained, and what was asked of sources and the judge is kept.
+
+    Args:
+        request: What is asked for.
+        tracking: The store.
+        say: Takes one line of progress for people.
+
+    Raises:
+        SettingsError: General text is needed and none is known.
+        IlpError: Anything that a user can mend.
+    """
+    at_risk = _at_risk(request, tracking)
+    diagnosed = reopen(
+        request.run_id, tracking, say, at_risk=at_risk, plugin_dirs=request.plugin_dirs, overrides=request.overrides
+    )
+    settings = diagnosed.settings
+    general = read_general_text(settings, seed=settings.seed)
+    recipe = recipe_of(diagnosed, tracking, file=request.recipe, general=general)
+    for name, where in recipe.where:
+        say(f"{name}: {where}")
+    effectiveness = _effectiveness(request, diagnosed, tracking, say)
+    folder = diagnosed.folder / "prescriptions"
+    prescription = _kept(request, diagnosed, effectiveness, folder)
+    change = prescription.change
+    if change.documents and change.general_share and general is None:
+        raise SettingsError(
+            f"{len(change.documents)} documents are to be mixed with general text, and none is known; name some with "
+            "--general FILE, or do without by --set mitigations.general_share=0."
+        )
+    if general is not None:
+        general = general.without(document.text for document in change.documents)
+    decision = Decision(request, diagnosed, prescription, recipe, general, effectiveness, folder, "")
+    digest = digest_of(
+        recipe.digest, change.public(), decision.seed, decision.measurer.digest, sorted(_spared(decision))
+    )
+    return replace(decision, digest=digest)
+
+
+def record(decision: Decision, tracking: Tracking) -> dict[str, str]:
+    """Write the decision down in a run below the diagnosis, without training; ``ilp export`` takes it from there.
+
+    Returns:
+        ``run_id`` and the URIs of the files.
+    """
+    diagnosed = decision.diagnosed
+    tags = {"ilp.kind": KIND, "ilp.diagnosis": diagnosed.run_id}
+    name = f"prescribe {diagnosed.prepared.reference.resolved}, not trained"
+    with tracking.run(name, tags, parent=diagnosed.run_id) as run:
+        artifacts = _log_decision(decision, run)
+        run.set_tags({"ilp.status": "done", "ilp.registered": "It was not trained."})
+    return {"run_id": run.run_id, **artifacts}
+
+
+def carry_out(
+    decision: Decision, tracking: Tracking, say: Callable[[str], None], progress: Progress | None = None
+) -> PrescriptionResult:
+    """Train what was prescribed, measure it, and register it as a new version; no version is ever replaced.
+
+    A killed call goes on at the last finished step: decided, trained and measured, registered.
+
+    Args:
+        decision: From :func:`decide`.
+        tracking: The store.
+        say: Takes one line of progress for people.
+        progress: Called after an optimizer step.
+
+    Raises:
+        SettingsError: Nothing is prescribed, or the output is there already.
+        IlpError: Anything that a user can mend.
+    """
+    diagnosed, request = decision.diagnosed, decision.request
+    if decision.prescription.change.is_empty:
+        raise SettingsError("Nothing is prescribed, so there is nothing to train; --dry-run says why.")
+    _check_output(decision)
+    place = decision.folder / f"model-{decision.digest[:12]}"
+    memory = _Memory.read(decision.folder / f"run-{decision.digest[:12]}.json", tracking.uri)
+    tags = {"ilp.kind": KIND, "ilp.diagnosis": diagnosed.run_id}
+    name = f"prescribe {diagnosed.prepared.reference.resolved}"
+    with tracking.run(name, tags, parent=diagnosed.run_id, resume=memory.run_id) as run:
+        if run.run_id != memory.run_id:
+            memory = replace(memory, run_id=run.run_id, model_uri=None)
+            memory.write()
+        artifacts = _log_decision(decision, run)
+        with stage(place, decision.digest) as empty:
+            if empty is not None:
+                say("training what was prescribed")
+                _fill(empty, decision, progress)
+        told = json.loads((place / _RESULT).read_text(encoding="utf-8"))
+        cost = Cost(**told["cost"])
+        run.log_metrics({f"ilp.{key}": float(value) for key, value in asdict(cost).items()})
+        if told["diverged"]:
+            run.fail(told["diverged"])
+            return PrescriptionResult(
+                decision,
+                None,
+                told["diverged"],
+                cost,
+                None,
+                None,
+                "A diverged training is not registered.",
+                run.run_id,
+                artifacts,
+                tuple(told["notes"]),
+            )
+        after = pq.read_table(place / _MEASURED).cast(MEASURED)
+        outcome = outcome_of(decision, _original(decision), after, told["general_loss"])
+        artifacts |= {"measured": run.log_file(place / _MEASURED), "result": run.log_dict(outcome.public(), _RESULT)}
+        run.log_metrics(outcome.metrics())
+        model = place / told["model"]
+        if request.output is not None:
+            model = _copied(model, request.output)
+        uri, why = _registered(decision, outcome, place / told["model"], memory, run, artifacts)
+        if uri:
+            artifacts["model"] = uri
+        run.set_tags({"ilp.status": "done", "ilp.registered": why})
+    return PrescriptionResult(
+        decision, outcome, None, cost, model, uri, why, run.run_id, artifacts, tuple(told["notes"])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What of a prescription is in the store already, so that nothing is logged or registered twice."""
+
+    path: Path
+    store: str
+    run_id: str | None = None
+    model_uri: str | None = None
+
+    @classmethod
+    def read(cls, path: Path, store: str) -> _Memory:
+        if path.is_file():
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if told["store"] == store:
+                return cls(path, store, told["run_id"], told["model_uri"])
+        return cls(path, store)
+
+    def write(self) -> None:
+        with atomic_path(self.path) as temporary:
+            told = {"store": self.store, "run_id": self.run_id, "model_uri": self.model_uri}
+            temporary.write_text(json.dumps(told), encoding="utf-8")
+
+
+def _at_risk(request: PrescriptionRequest, tracking: Tracking) -> float:
+    """Pass rate below which samples are treated, from the settings of the diagnosis and what was overridden."""
+    run = read_run(tracking, request.run_id)
+    config: dict[str, Any] = {"settings": {}}
+    # What is no diagnosis is refused, with a better sentence, when it is taken up.
+    if run.tags.get("ilp.kind") == "diagnosis" and run.tags.get("ilp.status") == "done":
+        downloads = load_settings(overrides=request.overrides).work_dir / "downloads"
+        config = read_config(run_file(tracking, run, "config.yaml", downloads))
+    settings = load_settings(config["settings"], request.overrides)
+    return max(settings.intervention.at_risk, settings.detection.threshold)
+
+
+def _effectiveness(
+    request: PrescriptionRequest, diagnosed: Diagnosed, tracking: Tracking, say: Callable[[str], None]
+) -> Effectiveness:
+    general = read_effectiveness(request.effects)
+    for run_id in child_runs(tracking, diagnosed.run_id, "intervention"):
+        run = read_run(tracking, run_id)
+        path = run_file(tracking, run, "interventions.json", diagnosed.settings.work_dir / "downloads")
+        own = measured_effectiveness(json.loads(path.read_text(encoding="utf-8"))["effects"], f"run {run_id}")
+        if own.provenance:
+            say(f"effects: measured on this checkpoint by run {run_id} where it measured enough")
+            return general.overridden(own)
+    say(f"effects: {request.effects or 'those that come with the project'}")
+    return general
+
+
+def _kept(
+    request: PrescriptionRequest, diagnosed: Diagnosed, effectiveness: Effectiveness, folder: Path
+) -> Prescription:
+    """The decision, made once: documents and judgements are not asked for again."""
+    settings = diagnosed.settings
+    parts = ("knowledge_sources", "judge", "mitigations", "intervention", "detection")
+    files = (settings.knowledge_sources.corpus, settings.knowledge_sources.user_documents)
+    table = diagnosed.attributions
+    digest = digest_of(
+        __version__,
+        sorted(diagnosed.prepared.digests.items()),
+        [table[name].to_pylist() for name in table.column_names if name == "sample_id" or name.startswith("p_")],
+        {name: getattr(settings, name).model_dump(mode="json") for name in parts},
+        [[str(one), one.stat().st_size, one.stat().st_mtime_ns] for path in files if path for one in _files(path)],
+        sorted(diagnosed.plugins.digests.items()),
+        effectiveness.public(),
+        request.budget.public(),
+    )
+    place = folder / f"decision-{digest[:12]}"
+    with stage(place, digest) as empty:
+        if empty is not None:
+            plugins = diagnosed.plugins
+            consult = Consultation(plugins.sources, plugins.judges, settings, diagnosed.study)
+            made = prescribe(
+                plugins.mitigations,
+                diagnosed.study,
+                diagnosed.evidence.table,
+                diagnosed.attributions,
+                consult,
+                settings,
+                effectiveness=effectiveness,
+                budget=request.budget,
+                unlearned=diagnosed.unlearned,
+            )
+            made = replace(made, notes=(*made.notes, *consult.failures.values()))
+            (empty / PLAN).write_text(json.dumps(made.public(), ensure_ascii=False), encoding="utf-8")
+    return Prescription.from_public(json.loads((place / PLAN).read_text(encoding="utf-8")))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _spared(decision: Decision) -> frozenset[str]:
+    """Who is never held out; it matters only where samples are."""
+    if decision.prescription.change.epochs is None:
+        return frozenset()
+    return frozenset(key for keys in decision.prescription.treats.values() for key in keys)
+
+
+def _fill(folder: Path, decision: Decision, progress: Progress | None) -> None:
+    from ilp_service.training.changed import train_changed
+    from ilp_service.training.sft import save_model
+
+    recipe = decision.recipe
+    trained = train_changed(
+        recipe,
+        decision.prescription.change,
+        seed=decision.seed,
+        folder=folder / "training",
+        spared=_spared(decision),
+        progress=progress,
+    )
+    shutil.rmtree(folder / "training", ignore_errors=True)
+    name = "model" if recipe.lora is None else "adapter"
+    loss = None
+    if trained.diverged is None:
+        assert trained.model is not None  # noqa: S101 - tells the type checker
+        save_model(trained.model, recipe.tokenizer, folder / name)
+        measured, loss = decision.measurer(trained.model)
+        write_table(measured, folder / _MEASURED)
+    price = decision.prescription.price
+    cost = Cost(
+        trained.training_tokens,
+        trained.continued_tokens,
+        trained.steps,
+        trained.seconds,
+        trained.peak_memory_bytes,
+        price.documents,
+        price.judgements,
+    )
+    told = {
+        "cost": asdict(cost),
+        "diverged": trained.diverged,
+        "general_loss": loss,
+        "notes": list(trained.notes),
+        "model": name,
+    }
+    (folder / _RESULT).write_text(json.dumps(told), encoding="utf-8")
+
+
+def _original(decision: Decision) -> pa.Table:
+    """What is measured of the diagnosed model, once; an experiment with the same measurements shares it."""
+    digest = decision.measurer.digest
+    place = decision.diagnosed.folder / "interventions" / f"original-{digest[:12]}"
+    with stage(place, digest) as empty:
+        if empty is not None:
+            measured, loss = decision.measurer.original()
+            decision.diagnosed.prepared.checkpoint.close()
+            write_table(measured, empty / _MEASURED)
+            (empty / "loss.json").write_text(json.dumps(loss))
+    return pq.read_table(place / _MEASURED).cast(MEASURED)
+
+
+def _log_decision(decision: Decision, run: Run) -> dict[str, str]:
+    plan = decision.prescription
+    treats = {
+        cause: tuple(key for one in plan.plans if cause in plan.causes.get(one.mitigation, {}) for key in one.treats)
+        for cause in {cause for counts in plan.causes.values() for cause in counts}
+    }
+    arm = Arm(KIND, "remedy", plan.change, treats, price=plan.price)
+    run.log_params(
+        {
+            "diagnosis": decision.diagnosed.run_id,
+            "model": decision.diagnosed.prepared.reference.resolved,
+            "base": decision.recipe.base_name,
+            "recipe_digest": decision.recipe.digest,
+            "seed": decision.seed,
+            **{f"budget.{name}": cap for name, cap in plan.budget.public().items()},
+            **{key: value for key, value in arm_params(arm).items() if key.startswith(("change.", "price."))},
+        }
+    )
+    folder = decision.folder / "output" / run.run_id
+    texts = {
+        PLAN: json.dumps(decision.public(), ensure_ascii=False, indent=1) + "\n",
+        TEXT: decision.text + "\n",
+    }
+    artifacts = {}
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        artifacts[name.replace(".txt", "_text").removesuffix(".json")] = run.log_file(folder / name)
+    return artifacts
+
+
+def _check_output(decision: Decision) -> None:
+    output = decision.request.output
+    if output is None:
+        return
+    final = output / ("model" if decision.recipe.lora is None else "adapter")
+    with storage_errors(final):
+        there = final.exists()
+    if there:
+        raise SettingsError(f"{final} is there already; choose another --output.")
+
+
+def _copied(model: Path, output: Path) -> Path:
+    final = output / model.name
+    partial = final.with_name(f".{final.name}.part")
+    with storage_errors(final):
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(model, partial)
+        partial.rename(final)
+    return final
+
+
+def _registered(
+    decision: Decision, outcome: Outcome, model: Path, memory: _Memory, run: Run, artifacts: Mapping[str, str]
+) -> tuple[str | None, str]:
+    """The new version and why it is one; or why it is none."""
+    request, reference = decision.request, decision.diagnosed.prepared.reference
+    if request.register == "never":
+        return None, "It is not registered, as was asked for."
+    name = request.name or reference.name
+    if name is None:
+        return None, f"{reference.resolved} is in no registry, so neither is this; --name NAME puts it there."
+    worse = outcome.worse(request.max_damage)
+    if worse and request.register != "always":
+        return None, f"It is not registered: {worse} '--register always' registers it all the same."
+    if memory.model_uri is None:
+        version = run.register(
+            name,
+            folder=model,
+            base=decision.recipe.base_name,
+            tags={
+                "ilp.parent": reference.resolved,
+                "ilp.prescription": artifacts[KIND],
+                "ilp.diagnosis": decision.diagnosed.run_id,
+                "ilp.unlearned_rate": f"{outcome.rate_after:.6g}",
+                "ilp.unlearned_rate_before": f"{outcome.rate_before:.6g}",
+                "ilp.damage": f"{outcome.damage:.6g}",
+                "ilp.data": str(decision.diagnosed.request.data.absolute()),
+            },
+        )
+        memory = replace(memory, model_uri=f"models:/{version.name}/{version.version}")
+        memory.write()
+    return memory.model_uri, f"Registered as {memory.model_uri}, {worse or 'for it is better.'}"
