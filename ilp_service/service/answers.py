@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import anyio
 from starlette.datastructures import MutableHeaders
@@ -29,6 +30,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _BODY_SECONDS = 10.0
+_FORM_BYTES = 8_192
 
 
 class RefusedError(Exception):
@@ -99,6 +101,22 @@ def parse_object(request: Request, body: bytes) -> dict[str, Any]:
 
 def _refuse_constant(_name: str) -> None:
     raise ValueError
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form; of a field that comes twice, the last.
+
+    Raises:
+        RefusedError: It is no form, or is too large.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise RefusedError(415, "A form is expected.")
+    body = await read_body(request, _FORM_BYTES)
+    try:
+        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+    except ValueError as error:
+        raise RefusedError(400, "The form cannot be read.") from error
 
 
 def model_name(value: object) -> str:
