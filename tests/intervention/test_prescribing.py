@@ -53,7 +53,7 @@ def ilp(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def effects(place: Place, tmp_path: Path) -> Path:
     """Effects under which every remedy does something for every cause, so that something is prescribed."""
     causes = ("missing_knowledge", "pretraining_conflict", "data_inconsistency", "left_side_forgetting")
-    rows = {cause: (0.9, 0.8, 1.0) for cause in (*causes, "insufficient_optimization", "training_pipeline")}
+    rows = dict.fromkeys((*causes, "insufficient_optimization", "training_pipeline"), (0.9, 0.8, 1.0))
     names = ("knowledge_cpt", "corrective_cpt", "conflict_bucketing", "replay_resampling", "epoch_increment")
     path = tmp_path / "effects.json"
     path.write_text(json.dumps({"provenance": "Made up.", "effects": dict.fromkeys(names, rows), "damage": {}}))
