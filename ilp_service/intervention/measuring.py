@@ -211,7 +211,7 @@ def unwrapped(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
         if part is not None and original is not None:
             part.forward = original
     shell: Any = model
-    inner: PreTrainedModel = shell.get_base_model() if hasattr(shell, "peft_config") else shell
+    inner: PreTrainedModel = shell.get_base_model() if hasattr(shell, "get_base_model") else shell
     inner.train(mode=False)
     return inner
 
