@@ -130,7 +130,7 @@ def _locate(uri: str, tracking: Tracking, work_dir: Path) -> _Found:
         source = tracking.find(uri)
         folder = tracking.fetch(source, work_dir / "downloads")
         copies = () if local_folder(source.artifact_uri) is not None else (folder,)
-        return _follow(_Found(detect(folder), source.resolved, source, copies))
+        return _follow(_Found(_contained(detect(folder), folder), source.resolved, source, copies))
     path = Path(uri).expanduser()
     if path.is_dir():
         return _follow(_Found(detect(path.absolute()), str(path.absolute()), None, ()))
@@ -144,6 +144,18 @@ def _locate(uri: str, tracking: Tracking, work_dir: Path) -> _Found:
             "a folder or a hub id."
         )
     raise ModelNotFoundError(f"There is no folder {uri!r}.")
+
+
+def _contained(layout: Layout, folder: Path) -> Layout:
+    """A layout, once it is sure that no part of a registered checkpoint is a link to somewhere else.
+
+    Raises:
+        SourceUnreadableError: A part of it is.
+    """
+    for part in (layout.model_dir, layout.tokenizer_dir):
+        if part is not None:
+            files.inside(part, folder)
+    return layout
 
 
 def _follow(found: _Found) -> _Found:

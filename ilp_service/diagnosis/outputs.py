@@ -15,6 +15,7 @@ from ilp_service.attribution.registration import log_builtin
 from ilp_service.diagnosis.failure import REASON
 from ilp_service.diagnosis.prepare import Prepared
 from ilp_service.diagnosis.request import DiagnosisRequest, config_text
+from ilp_service.diagnosis.watching import Watcher
 from ilp_service.evidence.collection import Evidence
 from ilp_service.plugin import Cause
 from ilp_service.report.html import ReportInput, render_report
@@ -87,12 +88,19 @@ def _write_text(path: Path, text: str) -> Path:
 
 
 def publish(
-    request: DiagnosisRequest, prepared: Prepared, found: Findings, tracking: Tracking, run: Run
+    request: DiagnosisRequest,
+    prepared: Prepared,
+    found: Findings,
+    tracking: Tracking,
+    run: Run,
+    watcher: Watcher | None = None,
 ) -> dict[str, str]:
     """Log files, the classifier, metrics and tags; returns the artifacts' URIs by name."""
     # One folder a run: two runs of one work key may differ in plugins or in what attribution asks for.
     folder = request.settings.work_dir / prepared.work_key(request) / "output" / run.run_id
     reference, summary = prepared.reference, found.summary
+    files = write_files(request, prepared, found, folder)
+    (watcher or Watcher()).finished("report", {"files": [path.name for path in files]})
     run.log_params(
         {
             "model_uri": request.model_uri,
@@ -107,7 +115,7 @@ def publish(
     run.log_inputs(data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id)
     run.log_metrics(_metrics(summary), model_id=reference.model_id)
     artifacts = {"classifier": found.chosen.uri if found.chosen.stored else log_builtin(run, found.chosen.meta())}
-    for path in write_files(request, prepared, found, folder):
+    for path in files:
         artifacts[path.name.partition(".")[0]] = run.log_file(path)
     told = json.dumps({**summary, "artifacts": artifacts}, indent=2, ensure_ascii=False, default=str)
     artifacts["summary"] = run.log_file(_write_text(folder / "summary.json", told))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ from ilp_service.attribution.chosen import ChosenClassifier, choose_classifier
 from ilp_service.checkpoints.threads import fitting_threads
 from ilp_service.detection.criterion import views_disagreement
 from ilp_service.diagnosis.failure import told_to_the_registry
-from ilp_service.diagnosis.outputs import Findings, publish
+from ilp_service.diagnosis.outputs import Findings, publish, top_cause
 from ilp_service.diagnosis.prepare import Prepared, prepare
 from ilp_service.diagnosis.request import PLUGIN, DiagnosisRequest, check_digests, plugin_digests
 from ilp_service.diagnosis.study import investigate
+from ilp_service.diagnosis.watching import Watcher
 from ilp_service.diagnosis.work import WorkFolder
 from ilp_service.evidence.collection import Evidence, collect_evidence
 from ilp_service.plugin_loading import Plugins, load_plugins
@@ -42,36 +44,50 @@ class DiagnosisResult:
         return {key: value for key, value in self.summary.items() if key != "details"}
 
 
-def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress: bool = True) -> DiagnosisResult:
+def diagnose(
+    request: DiagnosisRequest,
+    say: Callable[[str], None],
+    *,
+    progress: bool = True,
+    run_id: str | None = None,
+    watcher: Watcher | None = None,
+    tracking: Tracking | None = None,
+) -> DiagnosisResult:
     """Find the unlearned samples of a checkpoint and say why each was not learned.
 
     Args:
         request: What to diagnose.
         say: Takes one line of progress for people.
         progress: Show bars on stderr.
+        run_id: The MLflow run to go on in, if it still is there.
+        watcher: Is told of steps and slices; it also tells the registry of a failure, which is left to it.
+        tracking: The store, where it is another than the surroundings name.
 
     Raises:
         IlpError: Anything that a user can mend; see :mod:`ilp_service.errors`.
     """
+    watching = watcher or Watcher()
     started = time.monotonic()
     plugins = load_plugins(request.plugin_dirs)
     for origin, reason in plugins.failures.items():
         say(f"plugin {origin} was left out: {reason}")
-    tracking = Tracking(experiment=request.experiment)
+    tracking = tracking or Tracking(experiment=request.experiment)
     tags = {"ilp.kind": "diagnosis"}
     with (
-        tracking.run(f"diagnose {request.model_uri}", tags) as run,
-        told_to_the_registry(request.model_uri, tracking, run),
+        tracking.run(f"diagnose {request.model_uri}", tags, resume=run_id) as run,
+        nullcontext() if watcher else told_to_the_registry(request.model_uri, tracking, run),
     ):
         prepared = prepare(request, tracking)
         chosen = choose_for(request, tracking, plugins)
         _announce(prepared, say)
+        watching.finished("stage", {"samples": len(prepared.samples), "digests": prepared.digests})
         say(f"classifier: {chosen.uri}, for {chosen.reason}")
         folder = request.settings.work_dir / prepared.work_key(request)
-        work = WorkFolder(folder, request.settings.scoring.chunk_samples, progress=progress)
+        work = WorkFolder(folder, request.settings.scoring.chunk_samples, progress, watching)
         reference = prepared.reference
         with fitting_threads(reference.base_dir if reference.kind == "adapter" else reference.model_dir):
             investigated = investigate(prepared, request.settings, work, say)
+        watching.finished("evaluate", {"unlearned": len(investigated.study.unlearned)})
         evidence = collect_evidence(investigated.study, plugins.causes)
         attributions = attribute(evidence, plugins.causes, chosen.meta(), request.settings.attribution)
         summary = _summary(request, prepared, investigated.evaluation, evidence, attributions, plugins, run.run_id)
@@ -82,6 +98,7 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
         summary["details"]["classifier"] = chosen.record()
         summary["details"]["digests"] = _digests(prepared, chosen, plugins)
         summary["seconds"] = round(time.monotonic() - started, 2)
+        watching.finished("attribute", {"causes": dict(summary["causes"])})
         findings = Findings(
             summary,
             investigated.evaluation,
@@ -92,7 +109,10 @@ def diagnose(request: DiagnosisRequest, say: Callable[[str], None], *, progress:
             plugins.causes,
             chosen,
         )
-        summary["artifacts"] = publish(request, prepared, findings, tracking, run)
+        summary["artifacts"] = publish(request, prepared, findings, tracking, run, watching)
+    # Only now the run has its end as well.
+    facts = {"unlearned_rate": summary["unlearned_rate"], "top_cause": top_cause(summary)}
+    watching.finished("publish", {**facts, "run_id": run.run_id, "report": summary["artifacts"]["report"]})
     return DiagnosisResult(summary, investigated.evaluation, evidence, attributions)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
+from ilp_service.diagnosis.watching import Watcher
 from ilp_service.errors import StorageError
 from ilp_service.scoring.chunks import ChunkStore
 
@@ -20,11 +21,13 @@ class WorkFolder:
         folder: Named after everything that can change a number.
         size: Samples between two safe points.
         progress: Show bars on stderr.
+        watcher: Is told of every slice.
     """
 
     folder: Path
     size: int
     progress: bool = True
+    watcher: Watcher = field(default_factory=Watcher)
 
     def run(
         self, name: str, keys: Sequence[str], schema: pa.Schema, compute: Callable[[Sequence[str]], pa.Table]
@@ -34,7 +37,10 @@ class WorkFolder:
         Raises:
             StorageError: A slice could not be written; those before it are safe.
         """
-        return ChunkStore(self.folder, schema).run(name, keys, compute, self.size, self.progress)
+        tables = ChunkStore(self.folder, schema).run(name, keys, compute, self.size, self.progress)
+        for number, table in enumerate(tables, 1):
+            self.watcher.advanced(name, min(number * self.size, len(keys)), len(keys))
+            yield table
 
     def read(self, name: str, keys: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         """The same of a step that is done, without progress."""

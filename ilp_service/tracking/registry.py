@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -216,14 +217,33 @@ def local_folder(artifact_uri: str) -> Path | None:
     )
 
 
-def fetch(store: str, source: ModelSource, folder: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """How much of a checkpoint is fetched at all.
+
+    Attributes:
+        files: Most files and folders.
+        size: Most bytes of all files.
+    """
+
+    files: int
+    size: int
+
+
+def fetch(store: str, source: ModelSource, folder: Path, limits: FetchLimits | None = None) -> Path:
     """The model's files on this machine.
 
     Files of a local store are used where they lie and must not be written. Others are downloaded
     once into ``folder``; a download that was cut short is never taken for whole.
 
+    Args:
+        store: URI of the tracking store.
+        source: The model.
+        folder: For downloads.
+        limits: A checkpoint beyond them is refused before it is downloaded.
+
     Raises:
-        SourceUnreadableError: The files are gone, empty or cannot be downloaded.
+        SourceUnreadableError: The files are gone, empty, too many or too large, or cannot be downloaded.
         TrackingError: The store is down or refuses.
     """
     import mlflow
@@ -234,6 +254,8 @@ def fetch(store: str, source: ModelSource, folder: Path) -> Path:
             raise SourceUnreadableError(
                 f"{source.resolved} says its files are in {local}, but there is no such folder."
             )
+        if limits is not None:
+            _bounded(source, _walk(local), limits)
         return local
     key = hashlib.sha256(f"{store}\n{source.artifact_uri}".encode()).hexdigest()[:12]
     whole = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", source.resolved).strip("_") + f"-{key}")
@@ -243,6 +265,8 @@ def fetch(store: str, source: ModelSource, folder: Path) -> Path:
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
         with translated(store):
+            if limits is not None:
+                _bounded(source, _listed(store, source.artifact_uri), limits)
             got = Path(
                 mlflow.artifacts.download_artifacts(
                     artifact_uri=source.artifact_uri, dst_path=str(part), tracking_uri=store
@@ -262,6 +286,56 @@ def fetch(store: str, source: ModelSource, folder: Path) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return whole
+
+
+def _bounded(source: ModelSource, entries: Iterator[tuple[str, int]], limits: FetchLimits) -> None:
+    """Refuse a checkpoint with too many files or bytes, or with a name that leads out of its folder.
+
+    Raises:
+        SourceUnreadableError: It is one.
+    """
+    size = 0
+    for count, (name, length) in enumerate(entries, 1):
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or re.match(r"[A-Za-z]:", name):
+            raise SourceUnreadableError(
+                f"{source.resolved} has a file named {name[:200]!r}, which leads out of its folder; register it again."
+            )
+        size += length
+        if count > limits.files:
+            raise SourceUnreadableError(
+                f"{source.resolved} has more than {limits.files} files; register the checkpoint's own files alone."
+            )
+        if size > limits.size:
+            raise SourceUnreadableError(
+                f"{source.resolved} has more than {limits.size} bytes; raise the service's max_bytes if that is right."
+            )
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, int]]:
+    """Relative name and size of everything in a folder, links not followed."""
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                yield str(Path(entry.path).relative_to(folder)), entry.stat(follow_symlinks=False).st_size
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+
+
+def _listed(store: str, artifact_uri: str) -> Iterator[tuple[str, int]]:
+    """The same of a folder of artifacts."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(artifact_uri, tracking_uri=store)
+    waiting: list[str | None] = [None]
+    while waiting:
+        inside = waiting.pop()
+        for entry in repository.list_artifacts(inside):
+            yield str(entry.path), int(entry.file_size or 0)
+            # A name that leads out is refused by whoever reads this, before it is asked for.
+            if entry.is_dir:
+                waiting.append(str(entry.path))
 
 
 def _undownloadable(source: ModelSource, error: Exception) -> SourceUnreadableError:

@@ -34,15 +34,19 @@ class Tracking:
     after a few seconds.
     """
 
-    def __init__(self, uri: str | None = None, experiment: str = "ilp") -> None:
+    def __init__(
+        self, uri: str | None = None, experiment: str = "ilp", limits: registry.FetchLimits | None = None
+    ) -> None:
         """Name the store.
 
         Args:
             uri: Of the store; else ``MLFLOW_TRACKING_URI``, else ``mlruns/mlflow.db`` of the current folder.
             experiment: Name of the experiment that runs go to; made when it is not there.
+            limits: A checkpoint beyond them is refused.
         """
         self.uri = connection.choose_uri(uri)
         self.experiment = experiment
+        self.limits = limits
         self._client: Any = None
         self._first = threading.Lock()
 
@@ -197,7 +201,7 @@ class Tracking:
             SourceUnreadableError: The files are gone or cannot be downloaded.
         """
         self.client()
-        return registry.fetch(self.uri, source, folder)
+        return registry.fetch(self.uri, source, folder, self.limits)
 
     def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags on a model version.
