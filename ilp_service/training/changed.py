@@ -150,7 +150,11 @@ class _Training:
         self.problem: str | None = None
         self.notes: list[str] = []
         if change.contested:
-            self.notes.append(f"{len(change.contested)} samples with contested corrections keep their response.")
+            self.notes.append(
+                f"Samples that keep their response, since corrections of it contradict: {len(change.contested)}."
+            )
+        if plan.held_out:
+            self.notes.append(f"Samples held out, so not trained on: {len(plan.held_out)}.")
 
     def train(self, model: PreTrainedModel | PeftModel) -> None:
         """Both parts, one after the other."""

@@ -44,7 +44,7 @@ class Mix:
     @property
     def note(self) -> str:
         """One line about it, for people."""
-        left_out = f"; {self.left_out} conflicting general texts were left out" if self.left_out else ""
+        left_out = f"; general texts left out since they conflict: {self.left_out}" if self.left_out else ""
         return (
             f"Continued pre-training read {self.document_tokens} tokens of documents and {self.general_tokens} of "
             f"general text in {len(self.rows)} rows{left_out}."

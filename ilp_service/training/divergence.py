@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ilp_service.training.rows import TrainingRow
 
 WINDOW = 10
 """Steps over which the loss is smoothed, and over which its start is taken."""
@@ -79,8 +82,13 @@ class DivergenceCallback(TrainerCallback):
     def __init__(self) -> None:
         self._watch: LossWatch | None = None
         self._loss = 0.0
+        self._tokens = 0
         self.steps = 0
         self.problem: str | None = None
+
+    def observe_rows(self, rows: Sequence[TrainingRow]) -> None:
+        """Count the tokens that enter the loss of a batch."""
+        self._tokens += sum(row.trained_tokens for row in rows)
 
     def observe_loss(self, loss: float) -> None:
         """Add the loss of a forward pass to that of its step."""
@@ -96,8 +104,9 @@ class DivergenceCallback(TrainerCallback):
         """Look at the step's loss, and end the training if it has diverged."""
         self.steps = state.global_step
         self._watch = self._watch or LossWatch(state.max_steps)
-        self.problem = self._watch.see(self._loss)
-        self._loss = 0.0
+        # A step whose responses are all cut off or masked has no loss and no gradient: its 0 / 0 harms nothing.
+        self.problem = self._watch.see(self._loss) if self._tokens else None
+        self._loss, self._tokens = 0.0, 0
         if self.problem is not None:
             control.should_training_stop = True
 

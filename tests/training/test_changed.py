@@ -203,6 +203,19 @@ def test_a_giant_learning_rate_ends_the_training_and_says_where(tmp_path: Path) 
     assert f"At step {trained.steps} " in trained.diverged
 
 
+def test_a_step_without_a_token_in_the_loss_is_no_divergence(tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, loop=replace(LOOP, batch_size=1))
+    encode = recipe.encode
+
+    def masked(samples: Sequence[Sample]) -> Sequence[TrainingRow]:
+        rows = encode(samples)
+        return [*rows[:5], replace(rows[5], prompt_tokens=len(rows[5].input_ids)), *rows[6:]]
+
+    trained = train_changed(replace(recipe, encode=masked), Change(), seed=3, folder=tmp_path / "arm")
+    assert trained.diverged is None
+    assert trained.steps == 24
+
+
 def test_continued_pretraining_that_diverges_ends_the_training(tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path, continued=ContinuedOptions(learning_rate=1e6, batch_size=1, max_length=24))
     trained = train_changed(recipe, Change(), seed=3, folder=tmp_path / "arm", general_tokens=1500)
@@ -242,7 +255,8 @@ def test_further_passes_end_when_held_out_loss_rises(tmp_path: Path) -> None:
     kept = {number for number, one in enumerate(recipe.samples) if one.sample_id in trained.held_out}
     assert not kept & {row for rows in plan.schedule for row in rows}
     assert len(trained.notes) >= 2
-    losses = [float(note.split(": ")[1].split()[0]) for note in trained.notes]
+    assert trained.notes[0] == "Samples held out, so not trained on: 1."
+    losses = [float(note.split(": ")[1].split()[0]) for note in trained.notes[1:]]
     rises = [after > before + 0.01 for before, after in pairwise(losses)]
     assert rises[-1]
     assert not any(rises[:-1])
@@ -267,7 +281,7 @@ def test_a_merge_of_all_changes_trains(tmp_path: Path) -> None:
     shown = [row for rows in plan.schedule for row in rows]
     assert 0 not in shown
     assert shown.count(2) == 12
-    assert "contested" in trained.notes[0]
+    assert trained.notes[0] == "Samples that keep their response, since corrections of it contradict: 1."
     assert planned(recipe, change, seed=3, draw=2).schedule != plan.schedule
 
 

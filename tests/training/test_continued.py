@@ -108,7 +108,7 @@ def test_general_text_that_states_a_conflict_is_left_out() -> None:
     mix = mixed(recipe_with(general), change, general_tokens=0, seed=0)
     assert mix is not None
     assert mix.left_out == 1
-    assert "1 conflicting general texts were left out" in mix.note
+    assert "general texts left out since they conflict: 1" in mix.note
     texts = texts_of(mix)
     assert not any(wrong.stated_by(text) for text in texts)
     assert any("Sentence 4 of pass 0" in text for text in texts)
