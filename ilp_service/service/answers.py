@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -31,6 +32,7 @@ _HEADERS = {
 }
 _BODY_SECONDS = 10.0
 _FORM_BYTES = 8_192
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class RefusedError(Exception):
@@ -138,17 +140,31 @@ def model_version(value: object) -> str:
     Raises:
         RefusedError: It is no whole number above 0.
     """
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else value
-    if not isinstance(text, str) or not text.isascii() or not text.isdecimal() or not 0 < len(text) <= 10:
+    if isinstance(value, str):
+        number = int(value) if re.fullmatch(r"[0-9]{1,10}", value) else None
+    else:
+        number = whole(value)
+    if number is None or not 0 < number < 2**31:
         raise RefusedError(422, "The version has to be a whole number above 0.")
-    if not 0 < int(text) < 2**31:
-        raise RefusedError(422, "The version has to be a whole number above 0.")
-    return str(int(text))
+    return str(number)
+
+
+def whole(value: object) -> int | None:
+    """A JSON number that is whole: ``10`` and ``10.0`` are the same there; ``None`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or abs(value) > 2**53:
+        return None
+    return int(value)
 
 
 def is_text(value: str) -> bool:
     """Whether databases can hold it and a page can show it: no control characters, no halves of characters."""
-    return not any(ord(letter) < 32 or ord(letter) == 127 or 0xD800 <= ord(letter) <= 0xDFFF for letter in value)
+    return _NO_TEXT.search(value) is None
+
+
+def secure(headers: MutableHeaders) -> None:
+    """Add the security headers that an answer does not set itself."""
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
 
 
 class Headers:
@@ -165,9 +181,7 @@ class Headers:
 
         async def complete(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                secure(MutableHeaders(scope=message))
             await send(message)
 
         await self.app(scope, receive, complete)

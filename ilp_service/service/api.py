@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ilp_service.service.answers import RefusedError, is_text, model_name, model_version, parse_object, read_body
+from ilp_service.service.answers import RefusedError, is_text, model_name, model_version, parse_object, read_body, whole
 from ilp_service.service.desk import STATUSES, Desk, JobView, StateConflictError, Status, UnknownJobError
 from ilp_service.service.openapi import MOST_JOBS, MOST_PRIORITY, document
 
@@ -128,14 +128,17 @@ class Api:
     def routes(self) -> list[Route]:
         """Paths and who answers them."""
         return [
-            Route("/api/jobs", self.jobs, methods=["GET"]),
-            Route("/api/jobs", self.submit, methods=["POST"]),
+            Route("/api/jobs", self.every, methods=["GET", "POST"]),
             Route("/api/jobs/{job_id}", self.job, methods=["GET"]),
             Route("/api/jobs/{job_id}/cancel", self.cancel, methods=["POST"]),
             Route("/api/jobs/{job_id}/retry", self.retry, methods=["POST"]),
             Route("/api/counts", self.counts, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
         ]
+
+    async def every(self, request: Request) -> Response:
+        """One path with two methods, so that ``Allow`` names both."""
+        return await (self.submit if request.method == "POST" else self.jobs)(request)
 
     async def jobs(self, request: Request) -> Response:
         """Jobs, latest first."""
@@ -157,8 +160,8 @@ class Api:
         body = parse_object(request, await read_body(request, _BODY_BYTES))
         if unknown := set(body) - {"model", "version", "priority"}:
             raise RefusedError(422, f"Only model, version and priority are expected; there are {len(unknown)} others.")
-        priority = body.get("priority", 0)
-        if isinstance(priority, bool) or not isinstance(priority, int) or not abs(priority) <= MOST_PRIORITY:
+        priority = whole(body.get("priority", 0))
+        if priority is None or abs(priority) > MOST_PRIORITY:
             raise RefusedError(422, f"The priority has to be a whole number from -{MOST_PRIORITY} to {MOST_PRIORITY}.")
         model, version = model_name(body.get("model")), model_version(body.get("version"))
         hand_in = partial(self._desk.submit, model, version, via="api", priority=priority)

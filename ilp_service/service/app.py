@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from ilp_service.errors import IlpError
 from ilp_service.service.access import Access, Guard
-from ilp_service.service.answers import Headers, RefusedError, problem
+from ilp_service.service.answers import Headers, RefusedError, problem, secure
 from ilp_service.service.api import Api
 from ilp_service.service.credentials import Credentials
 from ilp_service.service.desk import Desk
@@ -90,7 +90,10 @@ def create_app(
         return _answer(page, request, 503, str(error), {"Retry-After": "5"})
 
     async def broken(request: Request, _error: Exception) -> Response:
-        return _answer(page, request, 500, "Something went wrong in the service; its log says what.", None)
+        answer = _answer(page, request, 500, "Something went wrong in the service; its log says what.", None)
+        # Defects are answered outside of the other middleware.
+        secure(answer.headers)
+        return answer
 
     app = Starlette(
         routes=[

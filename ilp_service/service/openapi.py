@@ -23,14 +23,16 @@ def _maybe(schema: _Schema) -> _Schema:
 _TEXT: _Schema = {"type": "string"}
 _MOMENT: _Schema = {"type": "string", "format": "date-time"}
 _JOB_ID: _Schema = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-# Control characters, halves of characters, '/' and ':' are in no name.
+# No name holds control characters, halves of characters, '/' or ':', and none is blank.
+_CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _NAME: _Schema = {
     "type": "string",
     "minLength": 1,
     "maxLength": 256,
-    "pattern": r"^[^\u0000-\u001f\u007f/:]*[^\s/:]+[^\u0000-\u001f\u007f/:]*$",
+    "pattern": rf"^[^{_CONTROL}/:]*[^\s{_CONTROL}/:][^{_CONTROL}/:]*$",
 }
-_FILTER: _Schema = {"type": "string", "maxLength": 256}
+_FILTER: _Schema = {"type": "string", "maxLength": 256, "pattern": rf"^[^{_CONTROL}]*$"}
+_PLACE: _Schema = {"type": "string", "maxLength": 200, "pattern": "^[!-~]*$"}
 _STATUS: _Schema = {"type": "string", "enum": list(STATUSES)}
 _RATE: _Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _COUNT: _Schema = {"type": "integer", "minimum": 0}
@@ -130,9 +132,9 @@ def document() -> _Schema:
     one = {"parameters": [{"name": "job_id", "in": "path", "required": True, "schema": _JOB_ID}]}
     page = [
         _query("model", "Only models whose name contains this, in any case.", _FILTER),
-        _query("status", "Only jobs with it.", _see("Status")),
+        _query("status", "Only jobs with it; empty: all.", {"type": "string", "enum": [*STATUSES, ""]}),
         _query("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": MOST_JOBS, "default": 100}),
-        _query("after", "What 'next' of the page before says.", {"type": "string", "maxLength": 200}),
+        _query("after", "What 'next' of the page before says.", _PLACE),
     ]
     body = {"required": True, "content": {"application/json": {"schema": _see("Version")}}}
     wrong_body = ("400", "408", "413", "415", "422")

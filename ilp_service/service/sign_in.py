@@ -28,10 +28,13 @@ class SignIn:
     def routes(self) -> list[Route]:
         """Paths and who answers them."""
         return [
-            Route(SIGN_IN, self.form, methods=["GET"]),
-            Route(SIGN_IN, self.sign_in, methods=["POST"]),
+            Route(SIGN_IN, self.both, methods=["GET", "POST"]),
             Route("/logout", self.sign_out, methods=["POST"]),
         ]
+
+    async def both(self, request: Request) -> Response:
+        """One path with two methods."""
+        return await (self.sign_in if request.method == "POST" else self.form)(request)
 
     async def form(self, request: Request) -> Response:
         """The form; whoever is in already goes on."""

@@ -40,10 +40,11 @@ class MadeUpDesk:
     def put(self, model: str, version: str = "1", status: Status = "queued", **facts: Any) -> JobView:  # noqa: ANN401
         """A job as it is wished."""
         job_id = hashlib.md5(f"{model}\n{version}".encode(), usedforsecurity=False).hexdigest()
+        queued_at = EARLIER + timedelta(seconds=len(self.made))
         view = JobView(
             job_id=job_id, model=model, version=version, status=status, reason=None, step=None, progress=0.0,
-            attempts=0, priority=0, via="webhook", started_at=None,
-            queued_at=EARLIER + timedelta(seconds=len(self.made)), ended_at=None, run_id=None, report_uri=None, unlearned_rate=None, top_cause=None,
+            attempts=0, priority=0, via="webhook", queued_at=queued_at, started_at=None, ended_at=None,
+            run_id=None, report_uri=None, unlearned_rate=None, top_cause=None,
         )  # fmt: skip
         self.made[job_id] = dataclasses.replace(view, **facts)
         return self.made[job_id]
