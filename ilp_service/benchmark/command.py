@@ -156,12 +156,10 @@ def score(predictions: Path, folder: Path, as_json: bool) -> None:
 @click.option("--into", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Page to put it into.")
 def page(scores: Path, into: Path | None) -> None:
     """Write the figures of a benchmark as markdown, to stdout or between the markers of a page."""
-    from ilp_service.attribution.card import put_into, read_scores
-    from ilp_service.attribution.registration import read_card
+    from ilp_service.attribution.card import read_scores
     from ilp_service.benchmark.page import BEGIN, END
     from ilp_service.benchmark.page import page as made
     from ilp_service.errors import DataFormatError
-    from ilp_service.tables import atomic_path
 
     report = read_scores(scores)
     try:
@@ -174,10 +172,7 @@ def page(scores: Path, into: Path | None) -> None:
     if into is None:
         click.echo(text)
         return
-    whole = put_into(read_card(into), text, BEGIN, END)
-    with atomic_path(into) as temporary:
-        temporary.write_text(whole, encoding="utf-8")
-        temporary.chmod(into.stat().st_mode & 0o777)
+    _put(into, text, BEGIN, END)
 
 
 @benchmark.command()
@@ -251,6 +246,111 @@ def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed
             other = _examine(_build(family, seed, size, folder, other_sft_seed), causes, folder)
             planted["flipped_controls"] = flipped_controls(found, other)
         click.echo(json.dumps(planted))
+
+
+@benchmark.command()
+@click.option("--families", default="qwen2,llama,olmo2", show_default=True, callback=_words, help="Families, in turn.")
+@click.option(
+    "--seeds",
+    default=_seeds(HELD_OUT_WORLDS),
+    show_default=True,
+    callback=_words,
+    help="Seeds of the worlds that are measured, dealt out to the families in turn; family:seed goes where it says.",
+)
+@click.option("--size", type=click.Choice(sorted(SIZES)), default="small", show_default=True, help="Of every world.")
+@click.option(
+    "--train-seeds",
+    default=_seeds(TRAINING_WORLDS),
+    show_default=True,
+    callback=_words,
+    help="Seeds of the worlds that classifiers are trained on, dealt out likewise.",
+)
+@click.option(
+    "--effectiveness-seeds",
+    default=_seeds(TRAINING_WORLDS[:3]),
+    show_default=True,
+    callback=_words,
+    help="Those of them on which it is measured what remedies do, for the prescription; none: as shipped.",
+)
+@click.option("--sft-seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds of fine-tuning.")
+@click.option("--part", type=click.Choice(("effects", "headline", "all")), default="all", show_default=True)
+@click.option(
+    "--budgets",
+    default="0.5,1,2",
+    show_default=True,
+    callback=_words,
+    help="Budgets of the headline, in parts of what the prescription takes; those beside 1 under one seed.",
+)
+@click.option(
+    "--into", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Page to put the figures in."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=_OUT,
+    show_default=True,
+    help="Folder of the worlds and of what comes out; interventions.json is left there.",
+)
+def interventions(
+    families: list[str],
+    seeds: list[str],
+    size: str,
+    train_seeds: list[str],
+    effectiveness_seeds: list[str],
+    sft_seeds: int,
+    part: str,
+    budgets: list[str],
+    into: Path | None,
+    as_json: bool,
+    out: Path,
+) -> None:
+    """Try the remedies on planted worlds: chosen blind, trained, and measured against their placebos.
+
+    What is there already is not made again, down to the single arm.
+    """
+    from ilp_service.benchmark.intervention_page import BEGIN, END
+    from ilp_service.benchmark.intervention_page import page as made
+    from ilp_service.benchmark.intervention_run import InterventionPlan, run_interventions
+    from ilp_service.benchmark.run import Plan, deal, ordinary_steps
+    from ilp_service.plugin_loading import load_plugins
+
+    held_out, training = deal(families, seeds), deal(families, train_seeds)
+    measured = deal(families, effectiveness_seeds) if effectiveness_seeds else ()
+    plugins = load_plugins(())
+    steps = ordinary_steps(Plan(held_out, training, size, out), plugins.causes, _say, _bar)
+    plan = InterventionPlan(held_out, training, measured, size, out, sft_seeds, part, _numbers(budgets))
+    report = run_interventions(plan, plugins, steps, _say, _bar)
+    if into is not None:
+        _put(into, made(report), BEGIN, END)
+    click.echo(json.dumps(report) if as_json else made(report))
+    _say(f"interventions.json is in {out}")
+
+
+def _numbers(words: Sequence[str]) -> tuple[float, ...]:
+    try:
+        found = tuple(float(word) for word in words)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{','.join(words)!r} holds something that is no number", param_hint="budgets"
+        ) from error
+    if not all(0 < number < 100 for number in found) or 1.0 not in found:
+        raise click.BadParameter(
+            f"{','.join(words)!r} is not a list of numbers above 0 with 1 among them", param_hint="budgets"
+        )
+    return found
+
+
+def _put(into: Path, text: str, begin: str, end: str) -> None:
+    """Text between the markers of a page."""
+    from ilp_service.attribution.card import put_into
+    from ilp_service.attribution.registration import read_card
+    from ilp_service.tables import atomic_path
+
+    whole = put_into(read_card(into), text, begin, end)
+    with atomic_path(into) as temporary:
+        temporary.write_text(whole, encoding="utf-8")
+        temporary.chmod(into.stat().st_mode & 0o777)
 
 
 def _causes() -> tuple[Cause, ...]:

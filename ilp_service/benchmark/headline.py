@@ -180,8 +180,14 @@ def treatment(arm: str, patient: Patient, purse: Purse, seed: int) -> Treatment:
     if arm == RESAMPLE_FILTER:
         judged = {planner.judging: patient.at_risk}
         change, spent = planner.plan(judged, judged=planner.affordable(judged, purse))
+        change = replace(change, shuffled=True)
         weak = [key for key, rate in patient.rates.items() if rate < RESAMPLED_BELOW]
-        change = replace(change, shuffled=True, exposures=dict.fromkeys(weak, RESAMPLED))
+        weak.sort(key=lambda key: (patient.rates[key], key))
+
+        def again(count: int) -> Change:
+            return replace(change, exposures=dict.fromkeys(weak[:count], RESAMPLED))
+
+        change = again(_most(len(weak), lambda count: patient.tokens(again(count)) <= purse.tokens))
         return _filled(arm, patient, change, purse, spent.judgements)
     if arm == EVERYTHING:
         return planner.fitted(arm, {one.name: patient.at_risk for one in patient.mitigations}, purse)

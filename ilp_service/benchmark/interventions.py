@@ -28,8 +28,6 @@ from ilp_service.benchmark.headline import (
 )
 from ilp_service.benchmark.intervention_figures import REMEDY_OF, Rows, outcome, paper_figures, unlearned_rates
 from ilp_service.benchmark.plants import CAUSES
-from ilp_service.benchmark.run import Place
-from ilp_service.benchmark.sizes import WorldSize
 from ilp_service.benchmark.world_measure import WorldMeasure
 from ilp_service.consulting.consultation import Consultation
 from ilp_service.intervention.arms import Arm, ArmResult
@@ -47,36 +45,6 @@ from ilp_service.tables import write_table
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-
-PARTS = ("effects", "headline", "all")
-
-FIRST_SEED = 1
-"""Of the fine-tunings: never that of the diagnosed model, whose very order would be no other draw."""
-
-
-@dataclass(frozen=True, slots=True)
-class InterventionPlan:
-    """What a run of the interventions is made of.
-
-    Attributes:
-        held_out: Worlds that everything is measured on.
-        training: Worlds that classifiers are trained on; those of the family or seed of a held-out world are left out.
-        measured: Those of the training worlds on which the remedies' effectiveness is measured for the prescription.
-        size: Of all worlds: a name, or a size.
-        out: Folder of the worlds and of what comes out.
-        seeds: How many seeds of fine-tuning each arm is run under.
-        part: What is run: one of :data:`PARTS`.
-        budgets: Budgets of the headline, in parts of what the prescription takes by itself.
-    """
-
-    held_out: tuple[Place, ...]
-    training: tuple[Place, ...]
-    measured: tuple[Place, ...]
-    size: str | WorldSize
-    out: Path
-    seeds: int = 2
-    part: str = "all"
-    budgets: tuple[float, ...] = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)

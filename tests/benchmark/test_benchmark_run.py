@@ -263,7 +263,7 @@ def test_every_command_says_what_it_does() -> None:
         assert command.help, name
         found = CliRunner().invoke(benchmark, [name, "--help"])
         assert found.exit_code == 0
-    assert set(benchmark.commands) == {"build", "table", "check", "labels", "score", "page"}
+    assert set(benchmark.commands) == {"build", "table", "check", "labels", "score", "page", "interventions"}
 
 
 def test_plots_are_written_in_either_form(tmp_path: Path) -> None:
