@@ -140,10 +140,9 @@ def model_version(value: object) -> str:
     Raises:
         RefusedError: It is no whole number above 0.
     """
-    if isinstance(value, str):
-        number = int(value) if re.fullmatch(r"[0-9]{1,10}", value) else None
-    else:
-        number = whole(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
+        value = int(value)
+    number = whole(value)
     if number is None or not 0 < number < 2**31:
         raise RefusedError(422, "The version has to be a whole number above 0.")
     return str(number)

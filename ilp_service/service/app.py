@@ -20,6 +20,7 @@ from ilp_service.errors import IlpError
 from ilp_service.service.access import Access, Guard
 from ilp_service.service.answers import Headers, RefusedError, problem, secure
 from ilp_service.service.api import Api
+from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.credentials import Credentials
 from ilp_service.service.desk import Desk
 from ilp_service.service.links import MlflowLinks
@@ -53,6 +54,15 @@ class WebSettings:
     credentials: Credentials = field(default_factory=Credentials)
     tracking_uri: str | None = None
     window: float = WINDOW_SECONDS
+
+    @classmethod
+    def of(cls, settings: ServiceSettings) -> WebSettings:
+        """What the service's settings say.
+
+        Raises:
+            SettingsError: A secret is too short.
+        """
+        return cls(settings.host, Credentials.of(settings), settings.tracking_uri, settings.webhook_window)
 
 
 def create_app(
