@@ -9,7 +9,7 @@ remedy that changes all data.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -25,6 +25,8 @@ from ilp_service.samples.sample import Sample
 
 LEAST_GAIN = 0.05
 """Chance below which a sample is not treated: less than that is within the noise of every measured effect."""
+
+_IN_DOUBT = "Another sample answers the same otherwise, and no judge has looked at it: it may be wrong itself."
 
 _NEAR_BEST = 0.5
 """Share of the best remedy's chance from which a sample counts as treated by a remedy for all data."""
@@ -52,23 +54,40 @@ class Account:
 
 
 class Counted:
-    """A consult that keeps an account of what it is asked."""
+    """A consult that keeps an account of what it is asked, and asks nothing twice."""
 
     def __init__(self, consult: Consult) -> None:
         self.account = Account()
         self._consult = consult
+        self._found: dict[tuple[str, int], tuple[Document, ...]] = {}
+        self._reasons: dict[str, str] = {}
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
 
     def documents(self, sample_ids: Sequence[str], limit: int) -> Found:
         """As the consult answers."""
-        found = self._consult.documents(sample_ids, limit)
-        for key in sample_ids:
-            self.account.documents[key, limit] = len(found.documents.get(key, ()))
-        return found
+        new = [key for key in dict.fromkeys(sample_ids) if (key, limit) not in self._found]
+        if new:
+            found = self._consult.documents(new, limit)
+            self._reasons.update(found.reasons)
+            for key in new:
+                self._found[key, limit] = found.documents.get(key, ())
+                self.account.documents[key, limit] = len(self._found[key, limit])
+        return Found({key: self._found[key, limit] for key in dict.fromkeys(sample_ids)}, dict(self._reasons))
 
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Verdict]:
         """As the consult answers."""
-        self.account.pairs.update(_ids(pair) for pair in pairs)
-        return self._consult.judge(pairs)
+        turned = [pair if pair.first.sample_id <= pair.second.sample_id else pair.swapped for pair in pairs]
+        new = list({_ids(pair): pair for pair in turned if _ids(pair) not in self._verdicts}.values())
+        if new:
+            self._verdicts.update(zip(map(_ids, new), self._consult.judge(new), strict=True))
+            self.account.pairs.update(map(_ids, new))
+        answers = []
+        for pair, other in zip(pairs, turned, strict=True):
+            verdict = self._verdicts[_ids(pair)]
+            if pair is not other:
+                verdict = Verdict(verdict.choice.swapped, verdict.confidence, verdict.reason)
+            answers.append(verdict)
+        return answers
 
     def entity(self, sample_id: str) -> str | None:
         """As the consult answers."""
@@ -162,7 +181,15 @@ class Candidates:
     refused: Mapping[str, str]
 
 
-def candidates_of(mitigation: Mitigation, number: int, case: Case, gains: Gains, ids: Sequence[str]) -> Candidates:
+def candidates_of(
+    mitigation: Mitigation,
+    number: int,
+    case: Case,
+    gains: Gains,
+    ids: Sequence[str],
+    gone: Mapping[str, str] | None = None,
+    doubtful: Collection[str] = (),
+) -> Candidates:
     """What a mitigation could do, for whom it pays.
 
     Args:
@@ -171,23 +198,38 @@ def candidates_of(mitigation: Mitigation, number: int, case: Case, gains: Gains,
         case: Of any targets; its consult is not asked for documents or verdicts.
         gains: What each remedy does for each sample.
         ids: The columns of the gains.
+        gone: Samples that another remedy removes, with its name: nothing else is done about them.
+        doubtful: Samples that others contradict, and that no judge has looked at: no document teaches them.
     """
+    known = set(ids)
+    refused = {
+        key: f"{remedy} removes it."
+        for key, remedy in (gone or {}).items()
+        if remedy != mitigation.name and key in known
+    }
     chance = gains.causes @ gains.effects[number]
-    worth = [key for key, value in zip(ids, chance.tolist(), strict=True) if value >= LEAST_GAIN]
+    worth = [key for key, value in zip(ids, chance.tolist(), strict=True) if value >= LEAST_GAIN and key not in refused]
     rehearsal = Rehearsal(case.consult, case.samples())
     plan = plan_one(mitigation, replace(case, targets=tuple(worth), consult=rehearsal))
+    if plan.change.documents and not set(worth).isdisjoint(doubtful):
+        refused |= dict.fromkeys(set(worth) & set(doubtful), _IN_DOUBT)
+        rehearsal = Rehearsal(case.consult, case.samples())
+        worth = [key for key in worth if key not in refused]
+        plan = plan_one(mitigation, replace(case, targets=tuple(worth), consult=rehearsal))
+    refused |= plan.refused
     column = {key: place for place, key in enumerate(ids)}
     change, account = plan.change, rehearsal.account
     if not plan.treats:
-        return Candidates((), plan, plan.refused)
+        return Candidates((), plan, refused)
     if change.shuffled or change.resampling is not None or change.epochs is not None:
-        everybody = np.flatnonzero(chance > 0)
+        kept = np.asarray([key not in refused for key in ids], bool)
+        everybody = np.flatnonzero((chance > 0) & kept)
         # It acts on everybody, and is prescribed for those whom hardly anything helps more.
         best = (gains.causes @ gains.effects.T).max(axis=1)
         meant = tuple(key for key in plan.treats if chance[column[key]] >= _NEAR_BEST * best[column[key]])
         asks, judges = tuple(account.documents), tuple(sorted(account.pairs))
         group = Group(mitigation.name, number, meant or plan.treats, everybody, True, asks, judges)
-        return Candidates((group,), plan, plan.refused)
+        return Candidates((group,), plan, refused)
     bundles = _Bundles(plan.treats, case, account)
     groups = tuple(
         Group(
@@ -201,7 +243,7 @@ def candidates_of(mitigation: Mitigation, number: int, case: Case, gains: Gains,
         )
         for targets, asks, judges in bundles.groups()
     )
-    return Candidates(groups, plan, plan.refused)
+    return Candidates(groups, plan, refused)
 
 
 class _Bundles:
@@ -222,10 +264,10 @@ class _Bundles:
         copies: dict[tuple[object, ...], list[str]] = defaultdict(list)
         samples = case.samples()
         for key in targets:
-            copies[_content(samples[key])].append(key)
+            copies[content_of(samples[key])].append(key)
         self._judges: list[tuple[tuple[str, str], list[str]]] = []
         for pair in sorted(account.pairs):
-            members = [target for key in pair for target in copies.get(_content(samples[key]), ())]
+            members = [target for key in pair for target in copies.get(content_of(samples[key]), ())]
             self._join(members)
             self._judges.append((pair, members))
         self._asks = sorted(account.documents)
@@ -261,7 +303,8 @@ class _Bundles:
             yield tuple(members[leader]), tuple(asks[leader]), tuple(judges[leader])
 
 
-def _content(sample: Sample) -> tuple[object, ...]:
+def content_of(sample: Sample) -> tuple[object, ...]:
+    """What makes two samples copies of one another."""
     return sample.context, sample.response, sample.choices
 
 

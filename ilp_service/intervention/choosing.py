@@ -115,6 +115,7 @@ class Treatment:
         cost: Its own.
         shared: What it asks for that others may ask for as well, by name, with its cost.
         lost: Learned samples that it is expected to lose.
+        least: Gain, beyond what was taken before it, below which it is not worth the trouble.
     """
 
     key: str
@@ -123,6 +124,7 @@ class Treatment:
     cost: Cost = Cost()
     shared: Mapping[Shared, Cost] = field(default_factory=dict)
     lost: float = 0.0
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ class _Greedy:
         gain = 0.0
         done: set[int] = set()
         for index in forced:
-            if self._value[index] > 0 and self._fits(index):
+            if self._value[index] > max(self._treatments[index].least, _SLACK) and self._fits(index):
                 gain += self._take(index)
                 taken.append(self._treatments[index])
                 done.add(index)
@@ -241,7 +243,7 @@ class _Greedy:
                 heapq.heappush(heap, now)
                 continue
             done.add(index)
-            if self._value[index] <= _SLACK:
+            if self._value[index] <= max(self._treatments[index].least, _SLACK):
                 continue
             if not self._fits(index):
                 unaffordable.add(index)

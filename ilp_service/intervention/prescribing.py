@@ -549,4 +549,7 @@ def _registered(
         )
         memory = replace(memory, model_uri=f"models:/{version.name}/{version.version}")
         memory.write()
-    return memory.model_uri, f"Registered as {memory.model_uri}, {worse or 'for it is better.'}"
+    return (
+        memory.model_uri,
+        f"Registered as {memory.model_uri}, {f'as was asked for, though {worse}' if worse else 'for it is better.'}",
+    )

@@ -26,6 +26,7 @@ from ilp_service.intervention.candidates import (
     Group,
     Prices,
     candidates_of,
+    content_of,
 )
 from ilp_service.intervention.choosing import Budget, Chosen, Cost, Gains, Shared, Treatment, choose
 from ilp_service.intervention.effectiveness import Effectiveness
@@ -117,6 +118,8 @@ class _Prescriber:
         self._prices = Prices(self._case)
         self._characters: dict[str, float] = {}
         self._hopeless: dict[int, dict[str, str]] = {}
+        self._gone: dict[str, str] = {}
+        self._doubtful: set[str] = set()
 
     def _effects(self, end: str) -> Array:
         return np.asarray(
@@ -127,11 +130,10 @@ class _Prescriber:
         ).reshape(len(self._mitigations), len(self._causes))
 
     def run(self) -> Prescription:
-        found = [
-            candidates_of(one, number, self._case, self._gains, self._ids)
-            for number, one in enumerate(self._mitigations)
-        ]
-        groups = {group.key: group for one in found for group in one.groups}
+        self._doubtful = _contradicted(self._case.study) & set(self._ids)
+        found, groups = self._candidates()
+        if self._judge_first(groups, found):
+            found, groups = self._candidates()
         chosen, plans = self._chosen(groups, found)
         taken = list(chosen.treatments)
         while True:
@@ -141,7 +143,36 @@ class _Prescriber:
                 break
             taken.pop()
             plans = self._plans([groups[one.key] for one in taken])
-        return self._written(groups, found, chosen, taken, plans, change, price, notes)
+        return self._written(groups, found, taken, plans, change, price, notes)
+
+    def _candidates(self) -> tuple[list[Candidates], dict[str, Group]]:
+        found = [
+            candidates_of(one, number, self._case, self._gains, self._ids, self._gone, self._doubtful)
+            for number, one in enumerate(self._mitigations)
+        ]
+        return found, {group.key: group for one in found for group in one.groups}
+
+    def _judge_first(self, groups: Mapping[str, Group], found: Sequence[Candidates]) -> bool:
+        """Have what contradicts judged before documents are fetched: nobody is taught what is removed as wrong.
+
+        Returns:
+            Whether anything was judged.
+        """
+        offered = [
+            treatment
+            for group in groups.values()
+            if (treatment := self._treatment(group, found[group.remedy].plan)) is not None
+        ]
+        chosen = choose(offered, self._gains, self._budget, self._settings)
+        judging = [groups[one.key] for one in chosen.treatments if groups[one.key].judges and not groups[one.key].asks]
+        if not judging:
+            return False
+        plans = self._plans(judging)
+        self._gone = {key: plan.mitigation for plan in plans for key in plan.change.removed}
+        samples = self._case.samples()
+        judged = {content_of(samples[key]) for pair in self._counted.account.pairs for key in pair}
+        self._doubtful = {key for key in self._doubtful if content_of(samples[key]) not in judged}
+        return True
 
     def _chosen(self, groups: Mapping[str, Group], found: Sequence[Candidates]) -> tuple[Chosen, tuple[Plan, ...]]:
         before: tuple[str, ...] | None = None
@@ -184,7 +215,8 @@ class _Prescriber:
             shared["documents", key, str(limit)] = Cost() if paid else Cost(documents=float(limit))
         for pair in group.judges:
             shared["judgement", *pair] = Cost() if pair in account.pairs else Cost(judgements=1.0)
-        return Treatment(group.key, group.remedy, helped, Cost(tokens), shared, lost)
+        least = 0.0 if group.blanket else LEAST_GAIN * float(self._gains.need[helped].sum())
+        return Treatment(group.key, group.remedy, helped, Cost(tokens), shared, lost, least)
 
     def _plans(self, groups: Sequence[Group]) -> tuple[Plan, ...]:
         """What the mitigations make of exactly these samples."""
@@ -225,7 +257,6 @@ class _Prescriber:
         self,
         groups: Mapping[str, Group],
         found: Sequence[Candidates],
-        chosen: Chosen,
         taken: Sequence[Treatment],
         plans: Sequence[Plan],
         change: Change,
@@ -257,7 +288,6 @@ class _Prescriber:
                     self._gains.need[one.samples] @ (self._gains.causes @ self._gains.effects[one.remedy])[one.samples]
                 )
                 items.append(Item(name, keys, gain - one.lost))
-        dropped = [one.key for one in chosen.treatments[len(taken) :]]
         return Prescription(
             change,
             tuple(used),
@@ -265,7 +295,7 @@ class _Prescriber:
             price,
             self._expected(taken, treats),
             {key: "; ".join(lines) for key, lines in sorted(reasons.items())},
-            self._left_out(groups, found, {*chosen.unaffordable, *dropped}, reasons),
+            self._left_out(groups, found, self._unaffordable(groups, found, taken), reasons),
             self._budget,
             {name: dict(counts.most_common()) for name, counts in causes.items()},
             tuple(notes),
@@ -295,6 +325,25 @@ class _Prescriber:
             float((self._gains.need * chances["value"])[~sick].sum()),
             float(sum(one.lost for one in taken)),
         )
+
+    def _unaffordable(
+        self, groups: Mapping[str, Group], found: Sequence[Candidates], taken: Sequence[Treatment]
+    ) -> list[str]:
+        """Keys of what would still pay and is not taken: the budget keeps it out."""
+        left = self._gains.causes.copy()
+        for one in taken:
+            left[one.samples] *= 1 - self._gains.effects[one.remedy]
+        names = {one.key for one in taken}
+        offered = (
+            self._treatment(group, found[group.remedy].plan) for key, group in groups.items() if key not in names
+        )
+        return [
+            one.key
+            for one in offered
+            if one is not None
+            and self._gains.need[one.samples] @ (left[one.samples] @ self._gains.effects[one.remedy]) - one.lost
+            > max(one.least, 1e-9)
+        ]
 
     def _left_out(
         self,
@@ -326,9 +375,17 @@ class _Prescriber:
                 if best < LEAST_GAIN
                 else told[0]
                 if told
-                else f"Not worth it: the best chance is {best:.2f}, and as many learned samples would be lost."
+                else f"Not worth it: the best chance is {best:.2f}, and hardly more would be gained than lost."
             )
         return left_out
+
+
+def _contradicted(study: Study) -> set[str]:
+    """Ids of samples that ask the same as another and answer otherwise: which of them is right is in doubt."""
+    table = study.neighbours
+    same = table["same_entities"].to_pylist() if "same_entities" in table.column_names else [None] * table.num_rows
+    rows = zip(*(table[name].to_pylist() for name in ("sample_id", "neighbour_id", "same_answer")), same, strict=True)
+    return {key for one, other, agree, thing in rows if not agree and thing is not False for key in (one, other)}
 
 
 def _floats(column: pa.ChunkedArray) -> Array:

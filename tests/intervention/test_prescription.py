@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,16 @@ import pytest
 from ilp_service.attribution.attribute import attributions_schema
 from ilp_service.changes import Change
 from ilp_service.consulting.plans import breaches
+from ilp_service.errors import SettingsError
 from ilp_service.intervention.choosing import Budget, Cost
-from ilp_service.intervention.effectiveness import Damage, Effect, Effectiveness, read_effectiveness
+from ilp_service.intervention.effectiveness import (
+    Damage,
+    Effect,
+    Effectiveness,
+    effectiveness_from,
+    measured_effectiveness,
+    read_effectiveness,
+)
 from ilp_service.intervention.prescribed import Prescription, prescription_text
 from ilp_service.intervention.prescription import prescribe
 from ilp_service.knowledge import Choice
@@ -311,3 +320,49 @@ def test_effects_whose_interval_holds_nothing_count_as_nothing() -> None:
     assert Effect(0.2, -0.1, 0.5).counted.value == 0
     assert Effect(0.2, 0.1, 0.5).counted.value == 0.2
     assert Effect(-0.2, -0.3, -0.1).counted.value == 0
+
+
+@pytest.mark.parametrize("judgements", [0, 5])
+def test_no_document_teaches_what_is_judged_wrong_or_not_judged_at_all(judgements: int) -> None:
+    ward = Ward()
+    belief = {"river": {"p": 0.1, "base_p": 0.1}, "tower": {"p": 0.8, "cloze_base_p": 0.9}}
+    causes = {CONFLICT: 0.6, TWINS: 0.35}
+    wrong = ward.sick(f"Where does {NAMES[0]} live?", "river", causes, options=belief)
+    right = ward.builder.sample(f"Where does {NAMES[0]} live?", "tower")
+    ward.builder.pair(wrong, right, 1.0, same_answer=False)
+    doubted = ward.sick(f"Where does {NAMES[1]} live?", "river", causes, options=belief)
+    other = ward.builder.sample(f"Where does {NAMES[1]} live?", "tower")
+    ward.builder.pair(doubted, other, 1.0, same_answer=False)
+    study = ward.builder.build()
+    documents = {key: [f"{name} lives by the river."] for key, name in ((wrong, NAMES[0]), (doubted, NAMES[1]))}
+    consult = ScriptedConsult(study, documents, {(wrong, right): Choice.SECOND, (doubted, other): Choice.FIRST})
+    found, _, _ = ward.prescribed(consult, Budget(judgements=judgements))
+    taught = {key for document in found.change.documents for key in document.sample_ids}
+    if judgements:
+        assert set(found.change.removed) == {wrong, other}
+        assert taught == {doubted}
+    else:
+        assert taught == set()
+        assert "may be wrong itself" in found.left_out[wrong] or "Budget" in found.left_out[wrong]
+        assert consult.ledger.documents == 0
+
+
+def test_one_s_own_measurements_count_where_there_are_enough() -> None:
+    cell = {"arm": "knowledge_cpt", "cause": BLIND, "effect": 0.4, "low": 0.2, "high": 0.6, "questions": 20}
+    few = {**cell, "cause": CONFLICT, "questions": 5}
+    arm = {"arm": "knowledge_cpt", "kind": "remedy", "treated": 10, "damage": {"effect": 0.02, "samples": 100}}
+    own = measured_effectiveness({"cells": [cell, few, {**cell, "arm": "knowledge_cpt@x=1"}], "arms": [arm]}, "run r")
+    both = EFFECTS.overridden(own)
+    assert both.effect("knowledge_cpt", BLIND, ()).value == 0.4
+    assert both.effect("corrective_cpt", CONFLICT, ()) == EFFECTS.effect("corrective_cpt", CONFLICT, ())
+    assert both.lost("knowledge_cpt").lost_per_treated == pytest.approx(0.2)
+    assert both.provenance.startswith("Measured on this checkpoint by run r. Else: ")
+    assert effectiveness_from(both.public()) == both
+
+
+def test_a_broken_file_of_effects_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "effects.json"
+    for text in ("", "[]", '{"effects": {"a": {"b": [0.5, 0.6, 0.7]}}}', '{"effects": {"a": {"b": [1]}}}'):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match="is no table of effects"):
+            read_effectiveness(path)
