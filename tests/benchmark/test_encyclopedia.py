@@ -87,7 +87,7 @@ def test_documents_are_short_and_written_in_words_of_the_world(texts: dict[str, 
 
 def test_next_to_no_document_holds_a_training_sample(world: World, texts: dict[str, list[str]]) -> None:
     samples = [
-        Sample(str(index), (Message("user", row.prompt),), row.response, chat=False, subset="part")
+        Sample(str(index), (Message("user", row.prompt),), row.response, chat=False, subset="part", position=index)
         for index, row in enumerate(world.rows)
     ]
     leaks = Leaks(samples, 0.9)
