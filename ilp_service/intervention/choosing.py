@@ -225,7 +225,7 @@ class _Greedy:
         gain = 0.0
         done: set[int] = set()
         for index in forced:
-            if self._value[index] > max(self._treatments[index].least, _SLACK) and self._fits(index):
+            if self._pays(index) and self._fits(index):
                 gain += self._take(index)
                 taken.append(self._treatments[index])
                 done.add(index)
@@ -243,7 +243,7 @@ class _Greedy:
                 heapq.heappush(heap, now)
                 continue
             done.add(index)
-            if self._value[index] <= max(self._treatments[index].least, _SLACK):
+            if not self._pays(index):
                 continue
             if not self._fits(index):
                 unaffordable.add(index)
@@ -256,12 +256,15 @@ class _Greedy:
                         done.discard(other)
                         unaffordable.discard(other)
                         heapq.heappush(heap, self._entry(other))
-        keys = tuple(self._treatments[index].key for index in sorted(unaffordable))
+        keys = tuple(self._treatments[index].key for index in sorted(unaffordable) if self._pays(index))
         return Chosen(tuple(taken), gain, self._cost, keys)
 
     def _gain(self, remedy: int, samples: npt.NDArray[np.int64]) -> Array:
         found: Array = self._gains.need[samples] * (self._left[samples] @ self._gains.effects[remedy])
         return found
+
+    def _pays(self, index: int) -> bool:
+        return bool(self._value[index] > max(self._treatments[index].least, _SLACK))
 
     def _further(self, index: int) -> Cost:
         one = self._treatments[index]
