@@ -197,6 +197,20 @@ class Ledger:
                         found[(str(model), str(number))] = (str(status), str(job_id))
         return found
 
+    def unfinished(self, worker: str, before: int) -> Sequence[sa.RowMapping]:
+        """Jobs that wait, or are in the hands of a worker, and that were queued and started before a time."""
+        table = registrations.c
+        query = (
+            sa.select(registrations)
+            .where(table.status.in_(list(UNFINISHED)), table.queued_at < before)
+            .where(sa.or_(table.started_at.is_(None), table.started_at < before))
+            .where(sa.or_(table.worker.is_(None), table.worker == worker))
+            .order_by(table.queued_at)
+            .limit(_LOOK_UP)
+        )
+        with translated(self.engine), self.engine.connect() as connection:
+            return connection.execute(query).mappings().all()
+
     # Deliveries
 
     def seen(self, delivery_id: str) -> bool:
@@ -283,6 +297,18 @@ class Ledger:
         with translated(self.engine), self._writing() as connection:
             connection.execute(self._insert(marks).values(name=name, value=value).on_conflict_do_nothing())
             return str(connection.execute(sa.select(marks.c.value).where(marks.c.name == name)).scalar_one())
+
+    def get_mark(self, name: str) -> str | None:
+        """A fact, if it was written down."""
+        with translated(self.engine), self.engine.connect() as connection:
+            found = connection.execute(sa.select(marks.c.value).where(marks.c.name == name)).scalar()
+            return None if found is None else str(found)
+
+    def set_mark(self, name: str, value: str) -> None:
+        """Write a fact down, in place of what was there."""
+        with translated(self.engine), self._writing() as connection:
+            statement = self._insert(marks).values(name=name, value=value)
+            connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
 
 def told(row: sa.RowMapping) -> tuple[dict[str, str | None], str | None]:

@@ -39,6 +39,7 @@ registrations = sa.Table(
     sa.Column("queued_at", sa.BigInteger, nullable=False),
     sa.Column("started_at", sa.BigInteger),
     sa.Column("ended_at", sa.BigInteger),
+    sa.Column("worker", sa.String(200)),
     sa.Column("run_id", sa.String(64)),
     sa.Column("report_uri", sa.Text),
     sa.Column("unlearned_rate", sa.Float),

@@ -258,7 +258,7 @@ def fetch(store: str, source: ModelSource, folder: Path, limits: FetchLimits | N
             _bounded(source, _walk(local), limits)
         return local
     key = hashlib.sha256(f"{store}\n{source.artifact_uri}".encode()).hexdigest()[:12]
-    whole = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", source.resolved).strip("_") + f"-{key}")
+    whole = folder / f"{_folder_name(source.resolved)}-{key}"
     if whole.is_dir():
         return whole
     folder.mkdir(parents=True, exist_ok=True)
@@ -286,6 +286,16 @@ def fetch(store: str, source: ModelSource, folder: Path, limits: FetchLimits | N
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return whole
+
+
+def _folder_name(resolved: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", resolved).strip("_")
+
+
+def download_folders(folder: Path, resolved: str) -> list[Path]:
+    """Copies of a model that ``fetch`` made in a folder."""
+    pattern = re.compile(re.escape(_folder_name(resolved)) + r"-[0-9a-f]{12}")
+    return [path for path in folder.iterdir() if pattern.fullmatch(path.name)] if folder.is_dir() else []
 
 
 def _bounded(source: ModelSource, entries: Iterator[tuple[str, int]], limits: FetchLimits) -> None:
