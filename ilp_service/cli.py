@@ -228,6 +228,7 @@ def _show_warning(
 
 _GOES_ON = {
     "diagnose": "; the same command goes on where it stopped",
+    "prescribe": "; the same command goes on where it stopped",
     "intervene": "; the same command goes on after the last finished training",
     "train": "; with --save-every, the same command and --resume go on from the last checkpoint",
 }
