@@ -13,10 +13,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import sqlalchemy as sa
 
@@ -55,22 +55,26 @@ _KEEP_SECONDS = 2 * 86_400.0
 _LOCAL = "local"
 
 
+class Counting(Protocol):
+    """Counts what happens to jobs, for metrics."""
+
+    def started(self, waited: float) -> None:
+        """A job was started after so many seconds in the queue."""
+
+    def ended(self, status: Status, seconds: float) -> None:
+        """A job ended so many seconds after its start."""
+
+
 class Jobs:
     """The desk (see ``desk.Desk``), and the worker behind it."""
 
     def __init__(
-        self,
-        settings: ServiceSettings,
-        *,
-        command: Sequence[str] = COMMAND,
-        counted: Callable[[str], None] = lambda _what: None,
-    ) -> None:
+        self, settings: ServiceSettings, *, command: Sequence[str] = COMMAND) -> None:
         """Check the settings; nothing is opened before ``start``.
 
         Args:
             settings: Of the service.
             command: Starts a job's subprocess.
-            counted: Is told in a word of what happened to a job, for metrics.
 
         Raises:
             SettingsError: A setting of the service or of a diagnosis is wrong.
@@ -81,7 +85,8 @@ class Jobs:
         self._diagnosis = {pattern: self._load(part.settings) for pattern, part in settings.models.items()}
         self._common = self._load({})
         self._hashes: dict[str, str] = {}
-        self._command, self._counted = command, counted
+        self._command = command
+        self.counting: Counting | None = None
         self._stopping, self._woken = threading.Event(), threading.Event()
         self._busy: set[str] = set()
         self._threads: list[threading.Thread] = []
@@ -126,7 +131,6 @@ class Jobs:
             stopping=self._stopping,
             woken=self._woken,
             command=self._command,
-            counted=self._counted,
         )
         self.notices = Notices(self.ledger, self.tracking, self._stopping, self._woken)
         self._queue = JobEngine(engine, self.worker, self.settings.workers)
@@ -194,7 +198,6 @@ class Jobs:
         new = self.ledger.add(values, delivery, then)
         if new:
             self._woken.set()
-            self._counted("skipped" if left_out else "queued")
         return Submitted(job_id, new)
 
     def job(self, job_id: str) -> JobView:
@@ -223,7 +226,6 @@ class Jobs:
         with contextlib.suppress(Exception):
             self._queue.cancel(job_id, row["round"])
         self._woken.set()
-        self._counted("cancelled")
         return self.ledger.job(job_id)
 
     def retry(self, job_id: str) -> JobView:
@@ -231,7 +233,6 @@ class Jobs:
         row = self.ledger.row(job_id)
         if not self._again(row, RETRYABLE):
             raise StateConflictError(f"The job is {row['status']}; only finished ones are started again.")
-        self._counted("queued")
         return self.ledger.job(job_id)
 
     def _again(self, row: sa.RowMapping, only: frozenset[Status]) -> bool:
@@ -312,6 +313,8 @@ class Jobs:
             work = Work(self._around, row)
             if not work.begin():
                 return
+            if self.counting is not None:
+                self.counting.started((now() - row["queued_at"]) / 1e6)
             self._finish(job_id, self._steps(work), work)
         except UnknownJobError:
             LOG.warning("job %s is not in the book", job_id)
@@ -346,8 +349,9 @@ class Jobs:
         if status == "done":
             values |= {"progress": 1.0, "step": "publish", "report_uri": found.get("report")}
             values |= {name: found.get(name) for name in ("unlearned_rate", "top_cause")}
-        if self.ledger.change(job_id, values):
-            self._counted(status)
+        if self.ledger.change(job_id, values) and self.counting is not None:
+            began = self.ledger.row(job_id)["started_at"]
+            self.counting.ended(status, (values["ended_at"] - began) / 1e6 if began else 0.0)
         self._woken.set()
         if work is not None and status in {"done", "refused", "cancelled", "skipped"}:
             work.close()

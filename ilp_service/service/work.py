@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -62,7 +62,6 @@ class Surroundings:
         stopping: Set when the service stops.
         woken: Set when MLflow has to be told something.
         command: Starts a job's subprocess.
-        counted: Is told of every attempt's end, for metrics.
     """
 
     settings: ServiceSettings
@@ -75,7 +74,6 @@ class Surroundings:
     stopping: Event
     woken: Event
     command: Sequence[str] = COMMAND
-    counted: Callable[[str], None] = field(default=lambda _what: None)
 
 
 class Work:
@@ -234,14 +232,12 @@ class Work:
         if ending.down:
             self._down_since = self._down_since or time.monotonic()
             if time.monotonic() - self._down_since < settings.patience:
-                self._around.counted("waiting")
                 self._pause(min(_DOWN_PAUSE, settings.backoff * 2), ending.reason)
                 return None
         elif ending.again:
             self._down_since = None
             self._failures += 1
             if self._failures < settings.attempts:
-                self._around.counted("retried")
                 longest = min(settings.backoff * 2 ** (self._failures - 1), _LONGEST_PAUSE)
                 self._pause(longest * random.uniform(0.75, 1.25), ending.reason)  # noqa: S311 - no secret
                 return None
