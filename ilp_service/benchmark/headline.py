@@ -33,7 +33,10 @@ TRUTH = "truth"
 UNDIAGNOSED = (LONGER, RESHUFFLE, RESAMPLE_FILTER, EVERYTHING, RANDOM)
 """Arms that do not diagnose."""
 
-ARMS = (PRESCRIPTION, *UNDIAGNOSED, TRUTH)
+AGAIN = "again"
+"""The diagnosed training in another order: what it loses nobody has done."""
+
+ARMS = (PRESCRIPTION, *UNDIAGNOSED, TRUTH, AGAIN)
 
 RESAMPLED_BELOW = 0.5
 """Pass rate below which 're-shuffle and resample' draws a sample more often."""

@@ -104,16 +104,17 @@ def paper_figures(
         results: Of the arms of the experiment.
         attributed: What each unlearned sample was attributed to, by id.
     """
-    by_arm: dict[str, list[Array]] = {}
+    by_arm: dict[str, list[Array]] = {"original": [rows.rates(original, "p_correct")]}
+    completed: dict[str, list[Array]] = {"original": [rows.rates(original, "p_cloze")]}
     losses: dict[str, list[float]] = {}
     for result in results:
         if result.status == "done":
             by_arm.setdefault(result.arm, []).append(rows.rates(result.measured, "p_correct"))
+            completed.setdefault(result.arm, []).append(rows.rates(result.measured, "p_cloze"))
             losses.setdefault(result.arm, []).append(result.general_loss or 0.0)
-    by_arm["original"] = [rows.rates(original, "p_correct")]
 
-    def learned(arm: str, group: Mask) -> float:
-        return float(np.mean([(rates[group] >= LEARNED).mean() for rates in by_arm[arm]]))
+    def learned(arm: str, group: Mask, form: Mapping[str, Sequence[Array]] = by_arm) -> float:
+        return float(np.mean([(rates[group] >= LEARNED).mean() for rates in form[arm]]))
 
     blind = rows.causes == MISSING
     conflict = np.asarray([attributed.get(key) == CONFLICT for key in rows.ids], dtype=np.bool_) & rows.wanted
@@ -137,6 +138,9 @@ def paper_figures(
             "diagnosed training": lambda: learned("original", blind),
             "more epochs": lambda: learned("global_epochs", blind),
             "CPT + SFT": lambda: learned("knowledge_cpt", blind),
+            "diagnosed training, cloze": lambda: learned("original", blind, completed),
+            "more epochs, cloze": lambda: learned("global_epochs", blind, completed),
+            "CPT + SFT, cloze": lambda: learned("knowledge_cpt", blind, completed),
         },
         "table_6": {"before": lambda: in_conflict("original"), "after": lambda: in_conflict("corrective_cpt")},
         "table_8": {

@@ -93,13 +93,24 @@ def _headline(report: Report) -> Iterator[str]:
     for budget in sorted({row["budget"] for row in report["curves"]}):
         rows = [row for row in report["curves"] if row["budget"] == budget]
         yield f"Budget {budget:g}\n\n" + _table(
-            ["arm", *_FORM.values(), "damage", "general loss", "tokens", "documents", "judgements", "price"],
+            [
+                "arm",
+                *_FORM.values(),
+                "damage",
+                "beyond another order",
+                "general loss",
+                "tokens",
+                "documents",
+                "judgements",
+                "price",
+            ],
             [
                 [
                     row["arm"],
                     f"{_spread(row['unlearned_rate'])} ({_value(row['unlearned_rate_with_pipeline'], 3)})",
                     *(_spread(row[form]) for form in list(FORMS)[1:]),
                     _spread(row["damage"]),
+                    _spread(row["damage_beyond_placebo"]),
                     _value(row["general_loss"], 3),
                     *(_whole(row[key]) for key in ("tokens", "documents", "judgements")),
                     _value(row["price"]),

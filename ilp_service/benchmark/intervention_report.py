@@ -21,9 +21,13 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
     },
     "table_4": {
         "title": "Blind knowledge: learn rate (Table 4, MedQA)",
-        "ours": "share learned of the rows about persons whom the corpus never names",
+        "ours": "share learned of the rows about persons whom the corpus never names; cloze: known, not only memorised",
         "paper": {"diagnosed training": 0.653, "more epochs": 0.668, "CPT + SFT": 0.821},
-        "rises": [["diagnosed training", "CPT + SFT"], ["more epochs", "CPT + SFT"]],
+        "rises": [
+            ["diagnosed training", "CPT + SFT"],
+            ["more epochs", "CPT + SFT"],
+            ["more epochs, cloze", "CPT + SFT, cloze"],
+        ],
     },
     "table_6": {
         "title": "Conflict rate before and after CPT (Table 6, Qwen-7B, ARC)",
@@ -198,6 +202,7 @@ KEYS = (
     *FORMS,
     "unlearned_rate_with_pipeline",
     "damage",
+    "damage_beyond_placebo",
     "general_loss",
     "tokens",
     "documents",
@@ -214,7 +219,7 @@ def _headline(headlines: Sequence[World], seed: int) -> dict[str, Any]:
         summary = over_worlds([_mean(point, "unlearned_rate") for point in points], seed)
         if summary is not None:
             found[f"{arm}_unlearned_rate"] = summary["value"]
-    for key in ("tokens", "documents", "judgements", "damage"):
+    for key in ("tokens", "documents", "judgements", "damage", "damage_beyond_placebo"):
         summary = over_worlds([_mean(point, key) for point in _points(headlines, PRESCRIPTION, 1.0)], seed)
         found[key] = None if summary is None else summary["value"]
     found["original_unlearned_rate"] = (

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from ilp_service.benchmark.blind import BlindWorld
-from ilp_service.benchmark.effect_arms import ablation_arms, placebo_arms, remedy_arms
+from ilp_service.benchmark.effect_arms import OTHER_ORDER, ablation_arms, placebo_arms, remedy_arms
 from ilp_service.benchmark.finetuning import load_model
 from ilp_service.benchmark.headline import (
+    AGAIN,
     PRESCRIPTION,
     TRUTH,
     UNDIAGNOSED,
@@ -207,15 +208,17 @@ def headline_in(
     own = _prescribed(patient, patient.attributions, effectiveness, Budget(), sick)
     spent = _spent(patient, own)
     say(f"the prescription takes {spent}")
-    points = []
+    again = treated.run([Arm(OTHER_ORDER, "placebo", Change())], seeds, say, progress)
+    # What another order of the data loses nobody has done.
+    lost = {one.seed: unlearned_rates(treated.rows, one.measured, treated.original)["damage"] for one in again}
+    points = [_point(treated, AGAIN, 1.0, again, lost)]
     for budget in sorted(budgets, key=lambda part: part != 1.0):
         some = seeds if budget == 1.0 else seeds[:1]
-        arms = list(_headline_arms(patient, truth, effectiveness, own, spent, budget, sick, treated.blind.built.seed))
+        arms = _headline_arms(patient, truth, effectiveness, own, spent, budget, sick, treated.blind.built.seed)
         results = treated.run([_arm(one, budget) for one in arms], some, say, progress)
-        for one, name in ((one, _name(one.arm, budget)) for one in arms):
-            of_arm = [result for result in results if result.arm == name]
-            seen = [outcome(treated.rows, treated.original, result, patient.settings.intervention) for result in of_arm]
-            points.append({"arm": one.arm, "budget": budget, "seeds": seen})
+        for one in arms:
+            of_arm = [result for result in results if result.arm == _name(one.arm, budget)]
+            points.append(_point(treated, one.arm, budget, of_arm, lost))
     return {
         "world": treated.blind.built.name,
         "prescription": {
@@ -227,6 +230,19 @@ def headline_in(
         | {"general_loss": treated.loss, "tokens": patient.tokens(Change())},
         "points": points,
     }
+
+
+def _point(
+    treated: Treated, arm: str, budget: float, results: Sequence[ArmResult], lost: Mapping[int, float]
+) -> dict[str, Any]:
+    """One arm at one budget, a row a seed."""
+    seeds = []
+    for result in results:
+        seen = outcome(treated.rows, treated.original, result, treated.blind.risky.settings.intervention)
+        if "damage" in seen:
+            seen["damage_beyond_placebo"] = seen["damage"] - lost[result.seed]
+        seeds.append(seen)
+    return {"arm": arm, "budget": budget, "seeds": seeds}
 
 
 def _headline_arms(

@@ -199,7 +199,7 @@ def test_an_experiment_on_a_world_ends_in_figures_and_is_kept(
     expected = effectiveness_of({tiny_world.name: effects})
     assert tiny_world.name in expected.provenance
     made = headline_in(found, truth, expected, [1], [1.0], lambda _: None)
-    assert [point["arm"] for point in made["points"]] == ["prescription", *UNDIAGNOSED, "truth"]
+    assert [point["arm"] for point in made["points"]] == ["again", "prescription", *UNDIAGNOSED, "truth"]
     for point in made["points"]:
         assert 0 <= point["seeds"][0]["unlearned_rate"] <= 1
     count = len(trained)
