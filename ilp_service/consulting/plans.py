@@ -69,7 +69,8 @@ def plan_one(mitigation: Mitigation, case: Case) -> Plan:
         said = " ".join(str(error).split())[:200]
         wrong = f"it failed: {type(error).__name__}{': ' if said else ''}{said}"
     if wrong is None:
-        return replace(plan, treats=tuple(key for key in case.targets if key in set(plan.treats)))
+        treated = set(plan.treats)
+        return replace(plan, treats=tuple(key for key in case.targets if key in treated))
     reason = f"{mitigation.name} cannot be applied, {wrong.rstrip('.')}."
     return Plan(mitigation.name, (), dict.fromkeys(case.targets, reason), Change(), Price(), reason)
 

@@ -37,7 +37,7 @@ from ilp_service.study import Study
 
 Array = npt.NDArray[np.float64]
 
-_ROUNDS = 4
+_ROUNDS = 6
 """How often it is chosen again once documents have come; the last time nothing new is asked for."""
 _WORD = re.compile(r"\w+")
 
