@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from simulated_experiments import CAUSES as SIMULATED
+from simulated_experiments import experiment
 
 from ilp_service.attribution.attribute import attributions_schema
 from ilp_service.changes import Change
@@ -23,6 +25,7 @@ from ilp_service.intervention.effectiveness import (
     measured_effectiveness,
     read_effectiveness,
 )
+from ilp_service.intervention.effects import effects_of
 from ilp_service.intervention.prescribed import Prescription, prescription_text
 from ilp_service.intervention.prescription import prescribe
 from ilp_service.knowledge import Choice
@@ -358,6 +361,18 @@ def test_one_s_own_measurements_count_where_there_are_enough() -> None:
     assert both.lost("knowledge_cpt").lost_per_treated == pytest.approx(0.2)
     assert both.provenance.startswith("Measured on this checkpoint by run r. Else: ")
     assert effectiveness_from(both.public()) == both
+
+
+def test_what_an_experiment_wrote_down_is_taken_up() -> None:
+    shares = {f"mend {cause}": {cause: 0.85} for cause in SIMULATED} | {"again": dict.fromkeys(SIMULATED, 0.05)}
+    original, named, arms, results = experiment(shares, lost=0.04)
+    found = effects_of(original, named, arms, results, seed=0)
+    own = measured_effectiveness(json.loads(json.dumps(found.public())), "run r")
+    for cause in SIMULATED:
+        cell = found.cell(f"mend {cause}", cause)
+        assert cell is not None
+        assert own.effect(f"mend {cause}", cause, ()).value == pytest.approx(cell.recovery.effect)
+    assert set(own.damage) == {f"mend {cause}" for cause in SIMULATED}
 
 
 def test_a_broken_file_of_effects_is_refused_in_a_sentence(tmp_path: Path) -> None:
