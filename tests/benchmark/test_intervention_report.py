@@ -142,7 +142,8 @@ def test_directions_of_the_papers_tables_are_judged_by_the_median(report: dict[s
     assert report["paper"]["table_6"]["directions"][0]["reproduced"] is False
     assert set(report["paper"]) == {"table_4", "table_6"}
     for table in PAPER.values():
-        names = {name for pair in table["rises"] for name in pair}
+        # The paper has not asked for statements.
+        names = {name for pair in table["rises"] for name in pair if not name.endswith("cloze")}
         assert not table["paper"] or names <= set(table["paper"])
 
 
