@@ -6,12 +6,14 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from ilp_service.service.configuration import Configuration, load_configuration
+from ilp_service.service.supervision import COMMAND
 
 LOG = logging.getLogger("ilp.service")
 
@@ -45,8 +47,12 @@ def serve(config: Path | None, print_config: bool, **flags: object) -> None:
     run(configuration)
 
 
-def run(configuration: Configuration) -> None:
+def run(configuration: Configuration, command: Sequence[str] = COMMAND) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        configuration: All settings.
+        command: Starts a job's subprocess.
 
     Raises:
         IlpError: It cannot start.
@@ -60,7 +66,7 @@ def run(configuration: Configuration) -> None:
 
     settings = configuration.settings
     _log_to_stderr()
-    jobs = Jobs(settings)
+    jobs = Jobs(settings, command=command)
     meters = Meters(jobs)
     jobs.counting = meters
     reconciler = Reconciler(jobs, counted=lambda look: meters.reconciled(look.new))

@@ -57,11 +57,15 @@ class JobEngine:
             "enable_otlp": False,
             # Nothing here waits for dbos's notifications, and listening would hold a connection.
             "use_listen_notify": False,
-            "notification_listener_polling_interval_sec": 60.0,
+            "notification_listener_polling_interval_sec": 1.0,
             "scheduler_polling_interval_sec": 3600.0,
         }
         DBOS(config=config)
-        DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_MOST_RECOVERIES)(run)
+
+        def one_round(job_id: str, turn: int) -> None:
+            run(job_id, turn)
+
+        DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_MOST_RECOVERIES)(one_round)
         try:
             DBOS.launch()
             DBOS.register_queue(

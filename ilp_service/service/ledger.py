@@ -312,10 +312,10 @@ class Ledger:
 
 
 def told(row: sa.RowMapping) -> tuple[dict[str, str | None], str | None]:
-    """Tags of the version, and the end of the run, that tell a job's status; nothing of one that was left out."""
+    """Tags of the version, and the end of the run, that tell a job's status; none stay on one that was left out."""
     status = str(row["status"])
     if status == "skipped":
-        return {}, None
+        return dict.fromkeys((STATUS, REASON)), None
     tags: dict[str, str | None] = {STATUS: status, REASON: row["reason"]}
     if row["run_id"]:
         tags[RUN] = str(row["run_id"])

@@ -1,0 +1,235 @@
+"""Jobs in one process, with a stub for the diagnosis and a real embedded MLflow store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ilp_service.errors import StorageError
+from ilp_service.service.configuration import ServiceSettings
+from ilp_service.service.desk import Delivery, JobView, StateConflictError, UnknownJobError
+from ilp_service.service.jobs import Jobs
+
+STUB = (sys.executable, str(Path(__file__).parent / "stub_child.py"))
+
+
+class Registry:
+    """The embedded store, as somebody who registers versions uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.folder = folder
+        self.client = MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
+
+    def register(self, name: str, *, data: bool = True, **tags: str) -> str:
+        from ilp_service.tracking.logged_models import ensure_registered
+
+        ensure_registered(self.client, name)
+        (self.folder / "data.jsonl").write_text("{}\n")
+        every = {**({"ilp.data": "data.jsonl"} if data else {}), **tags}
+        return str(self.client.create_model_version(name, "/nowhere", tags=every).version)
+
+    def tags(self, name: str, version: str) -> dict[str, str]:
+        return dict(self.client.get_model_version(name, version).tags)
+
+    def runs(self) -> list[Any]:
+        experiment = self.client.get_experiment_by_name("ilp")
+        return list(self.client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+@pytest.fixture
+def registry(workplace: Path) -> Registry:
+    return Registry(workplace)
+
+
+Start = Callable[..., Jobs]
+
+
+@pytest.fixture
+def start(registry: Registry) -> Iterator[Start]:
+    """Start a service; all are stopped at the end."""
+    started: list[Jobs] = []
+
+    def begin(**changes: object) -> Jobs:
+        given: dict[str, Any] = {"backoff": 0.05, "grace": 2.0, "workers": 4, "memory_mb": 300, **changes}
+        settings = ServiceSettings(**given)
+        jobs = Jobs(settings, command=STUB)
+        jobs.start()
+        started.append(jobs)
+        return jobs
+
+    yield begin
+    for jobs in started:
+        jobs.stop()
+
+
+def ended(jobs: Jobs, job_id: str, *statuses: str, seconds: float = 30) -> JobView:
+    wanted = statuses or ("done", "failed", "refused", "needs_data", "cancelled", "skipped")
+    deadline = time.monotonic() + seconds
+    while (job := jobs.job(job_id)).status not in wanted:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.05)
+    return job
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that is dead and that nobody has asked about yet does not."""
+    try:
+        return str(psutil.Process(pid).status()) != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def turns(job: JobView) -> int:
+    return len(list(Path("mlruns/ilp-work/stub", job.job_id).glob("turn-*")))
+
+
+def test_a_version_is_diagnosed_once_however_often_it_is_announced(start: Start, registry: Registry) -> None:
+    version = registry.register("ok")
+    jobs = start()
+    delivery = Delivery("d-1", int(time.time()))
+    assert not jobs.seen("d-1", delivery.timestamp)
+    first = jobs.submit("ok", version, via="webhook", delivery=delivery)
+    again = [jobs.submit("ok", version, via=via) for via in ("reconcile", "webhook", "api")]
+    assert first.new
+    assert {one.job_id for one in again} == {first.job_id}
+    assert not any(one.new for one in again)
+    assert jobs.seen("d-1", delivery.timestamp)
+    job = ended(jobs, first.job_id)
+    assert (job.status, job.progress, job.attempts, job.via) == ("done", 1.0, 1, "webhook")
+    assert (job.unlearned_rate, job.top_cause, job.report_uri) == (0.25, "missing_knowledge", "r.html")
+    assert turns(job) == 1
+    assert [run.info.run_id for run in registry.runs()] == [job.run_id]
+    jobs.stop()
+    tags = registry.tags("ok", version)
+    assert (tags["ilp.status"], tags["ilp.run_id"], tags["ilp.top_cause"]) == ("done", job.run_id, "missing_knowledge")
+
+
+def test_what_cannot_pass_is_final_and_what_can_is_tried_again(start: Start, registry: Registry) -> None:
+    versions = {name: registry.register(name) for name in ("refused", "again", "broken", "crash", "eat")}
+    bare = registry.register("bare", data=False)
+    jobs = start(attempts=3)
+    found = {name: jobs.submit(name, version, via="api").job_id for name, version in versions.items()}
+    without = ended(jobs, jobs.submit("bare", bare, via="api").job_id)
+    assert without.status == "needs_data"
+    assert "ilp.data" in str(without.reason)
+    gone = ended(jobs, jobs.submit("bare", "77", via="api").job_id)
+    assert (gone.status, gone.run_id) == ("cancelled", None)
+    by_name = {name: ended(jobs, job_id) for name, job_id in found.items()}
+    assert (by_name["refused"].status, by_name["refused"].attempts) == ("refused", 1)
+    assert (by_name["again"].status, by_name["again"].attempts) == ("done", 3)
+    assert (by_name["broken"].status, by_name["broken"].attempts) == ("failed", 3)
+    assert by_name["broken"].reason == "The disk is full."
+    assert (by_name["crash"].status, by_name["crash"].attempts) == ("done", 2)
+    assert by_name["eat"].status == "failed"
+    assert "memory_mb" in str(by_name["eat"].reason)
+    jobs.stop()
+    assert registry.tags("bare", bare)["ilp.status"] == "needs_data"
+    assert registry.tags("refused", versions["refused"])["ilp.reason"] == "Weights that could run code."
+    ends = {run.info.run_id: run.info.status for run in registry.runs()}
+    assert [ends[str(by_name[name].run_id)] for name in ("refused", "broken", "eat")] == ["FAILED"] * 3
+
+
+def test_filters_leave_versions_out_without_a_word_in_the_registry(start: Start, registry: Registry) -> None:
+    off = registry.register("bot", **{"ilp.enabled": "false"})
+    other = registry.register("other")
+    jobs = start(names=("bot*",))
+    job = ended(jobs, jobs.submit("bot", off, via="webhook").job_id)
+    assert (job.status, job.reason) == ("skipped", "The version has the tag ilp.enabled = false.")
+    assert ended(jobs, jobs.submit("other", other, via="webhook").job_id).status == "skipped"
+    jobs.stop()
+    assert "ilp.status" not in registry.tags("bot", off)
+    assert registry.runs() == []
+
+
+def test_cancel_and_retry(start: Start, registry: Registry) -> None:
+    slow, waiting = registry.register("parent"), registry.register("ok")
+    jobs = start(workers=1)
+    running = jobs.submit("parent", slow, via="api").job_id
+    queued = jobs.submit("ok", waiting, via="api").job_id
+    helper = Path("mlruns/ilp-work/stub", running, "helper")
+    deadline = time.monotonic() + 20
+    while not helper.is_file() or not helper.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(StateConflictError):
+        jobs.retry(running)
+    assert jobs.cancel(queued).status == "cancelled"
+    assert jobs.cancel(running).status == "cancelled"
+    with pytest.raises(StateConflictError):
+        jobs.cancel(running)
+    with pytest.raises(UnknownJobError):
+        jobs.cancel("nobody")
+    assert jobs.retry(queued).status == "queued"
+    assert ended(jobs, queued).status == "done"
+    # The whole group of the cancelled job is gone, and its run has an end.
+    assert not lives(int(helper.read_text()))
+    assert ended(jobs, running).status == "cancelled"
+    jobs.stop()
+    ends = {run.info.run_id: run.info.status for run in registry.runs()}
+    assert ends[str(jobs.ledger.row(running)["run_id"])] == "KILLED"
+
+
+def test_a_stopped_service_goes_on_where_it_was(start: Start, registry: Registry) -> None:
+    version = registry.register("slow-4")
+    jobs = start()
+    job_id = jobs.submit("slow-4", version, via="api").job_id
+    deadline = time.monotonic() + 20
+    while jobs.job(job_id).step != "evaluate":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    jobs.stop()
+    (run,) = registry.runs()
+    assert run.info.status == "KILLED"
+    assert registry.tags("slow-4", version)["ilp.status"] == "queued"
+    jobs = start()
+    job = ended(jobs, job_id)
+    assert (job.status, job.attempts, job.run_id) == ("done", 2, run.info.run_id)
+    assert len(registry.runs()) == 1
+
+
+def test_priority_goes_first(start: Start, registry: Registry) -> None:
+    first = registry.register("slow-2")
+    names = ("a", "b", "c")
+    versions = {name: registry.register(name) for name in names}
+    jobs = start(workers=1)
+    jobs.submit("slow-2", first, via="api")
+    time.sleep(1.5)
+    ids = [jobs.submit(name, versions[name], via="api", priority=rank).job_id for rank, name in enumerate(names)]
+    done = [ended(jobs, job_id, "done") for job_id in ids]
+    starts = [job.started_at for job in done]
+    assert sorted(starts, reverse=True) == starts  # type: ignore[type-var]
+
+
+def test_one_embedded_database_has_one_service(start: Start, registry: Registry) -> None:
+    start()
+    with pytest.raises(StorageError, match="Another service uses"):
+        start()
+
+
+def test_submitting_is_quick_and_pages_hold_every_job_once(start: Start, registry: Registry) -> None:
+    jobs = start(names=("nothing",))
+    times = []
+    for number in range(60):
+        begin = time.perf_counter()
+        jobs.submit("model", str(number), via="webhook", delivery=Delivery(f"d-{number}", number))
+        times.append(time.perf_counter() - begin)
+    assert sorted(times)[30] < 0.02
+    seen: list[str] = []
+    after = None
+    while True:
+        page = jobs.jobs(model="MOD", limit=7, after=after)
+        seen += [job.version for job in page.items]
+        after = page.next
+        if after is None:
+            break
+    assert seen == [str(number) for number in reversed(range(60))]
+    assert jobs.counts()["skipped"] == 60
+    assert jobs.jobs(after="no cursor").items[0].version == "59"
