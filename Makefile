@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test lint types layers ui bench clean
+.PHONY: help install demo serve test lint types layers ui bench clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -24,8 +24,12 @@ install: $(STAMP) ## Make .venv and install everything, pinned
 demo: $(STAMP) ## A small world with planted causes: train, register, diagnose (about 3 minutes)
 	$(BIN)/ilp demo
 
+serve: $(STAMP) ## MLflow and the service on 127.0.0.1: register a version, and it is diagnosed; Ctrl-C stops both
+	@$(BIN)/python scripts/serve.py $(SERVE_ARGS)
+
 test: $(STAMP) ## All tests
 	@bash scripts/install-chromium
+	@sh scripts/install-postgresql
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff
