@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 if TYPE_CHECKING:
-    from ilp_service.intervention.prescribing import Registering
+    from ilp_service.intervention.deciding import Registering
 
 _FILE = click.Path(path_type=Path)
 _CAP = click.FloatRange(0)
@@ -76,7 +76,8 @@ def prescribe(
     """
     from ilp_service.errors import SettingsError
     from ilp_service.intervention.choosing import Budget
-    from ilp_service.intervention.prescribing import PrescriptionRequest, carry_out, decide, record
+    from ilp_service.intervention.deciding import PrescriptionRequest, decide
+    from ilp_service.intervention.prescribing import carry_out, record
     from ilp_service.tracking.store import Tracking
     from ilp_service.tracking.stored_runs import read_run
 

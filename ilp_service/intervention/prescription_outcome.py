@@ -11,7 +11,7 @@ import pyarrow as pa
 from ilp_service.attribution.rules import UNATTRIBUTED
 
 if TYPE_CHECKING:
-    from ilp_service.intervention.prescribing import Decision
+    from ilp_service.intervention.deciding import Decision
 
 
 @dataclass(frozen=True, slots=True)
