@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow.parquet as pq
 
 from ilp_service.changes import Change
+from ilp_service.checkpoints.threads import SMALL_BYTES
 from ilp_service.intervention.arms import MEASURED, Arm, ArmResult, Cost
 from ilp_service.stages import digest_of, stage
 from ilp_service.tables import atomic_path, write_table
@@ -203,19 +204,22 @@ def _fill(
         "cost": asdict(cost),
         "notes": list(trained.notes),
     }
+    size = 0 if trained.model is None else sum(one.numel() * one.element_size() for one in trained.model.parameters())
     del trained
-    _give_back()
+    _give_back(size)
     write_table(measured, folder / _MEASURED)
     for name, value in ((_RESULT, told), (_CHANGE, arm.change.public())):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
 
 
-def _give_back() -> None:
-    """The memory of a model, before the next is loaded."""
+def _give_back(size: int) -> None:
+    """The memory of a model of so many bytes and of its optimizer, before the next is loaded."""
     import torch
 
-    gc.collect()
+    # Models are full of cycles; looking for them takes longer than a small one is worth.
+    if size > SMALL_BYTES:
+        gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
