@@ -81,7 +81,7 @@ def other_files(model_dir: Path, tokenizer_dir: Path | None, *, adapter: bool) -
     named = [(config, files.inside(model_dir / config, model_dir))]
     if tokenizer_dir is not None:
         named += [
-            (f"tokenizer/{name}", files.inside(tokenizer_dir / name, tokenizer_dir))
+            (f"tokenizer/{name}", files.bounded(files.inside(tokenizer_dir / name, tokenizer_dir)))
             for name in files.TOKENIZER_FILES
             if (tokenizer_dir / name).is_file()
         ]

@@ -42,6 +42,7 @@ _UNSAFE_SUFFIXES = {
 # What a trainer leaves beside the weights, which is never read.
 _TRAINER_FILES = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"}
 _MAX_JSON_BYTES = 64 * 1024 * 1024
+_MAX_TEXT_BYTES = 256 * 1024 * 1024
 
 
 def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
@@ -85,6 +86,21 @@ def inside(path: Path, folder: Path) -> Path:
         raise SourceUnreadableError(
             f"{path} leads out of the checkpoint's folder to {real}; copy the file into the folder."
         )
+    return path
+
+
+def bounded(path: Path, most: int = _MAX_TEXT_BYTES) -> Path:
+    """``path``, once it is sure that it is no larger than any such file is.
+
+    Raises:
+        SourceUnreadableError: It is larger.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SourceUnreadableError(f"{path} cannot be read: {error.strerror}.") from error
+    if size > most:
+        raise SourceUnreadableError(f"{path} is larger than {most // 2**20} MB, which no such file is.")
     return path
 
 

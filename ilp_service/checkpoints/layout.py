@@ -12,6 +12,7 @@ from ilp_service.checkpoints import files
 from ilp_service.errors import SourceUnreadableError
 
 Kind = Literal["full", "adapter"]
+_MAX_MLMODEL_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _adapter(model_dir: Path, root: Path, more: tuple[tuple[str, str], ...] = ()
 
 
 def _transformers_flavour(folder: Path) -> Layout:
-    path = files.inside(folder / "MLmodel", folder)
+    path = files.bounded(files.inside(folder / "MLmodel", folder), _MAX_MLMODEL_BYTES)
     try:
         described = yaml.safe_load(path.read_text(encoding="utf-8"))
         flavours: dict[str, Any] = dict(described["flavors"])
