@@ -127,6 +127,10 @@ class Measurer:
             slices: _ArmSlices = _WithoutGeneration(diagnosed.work)
         else:
             slices = _ArmSlices(diagnosed.work)
+        if settings.detection.view == "mc":
+            # Sampled continuations decide nothing then, and cost most; the greedy one is kept.
+            greedy = settings.evaluation.model_copy(update={"samples": 0})
+            settings = settings.model_copy(update={"evaluation": greedy})
         models = _Models(model, diagnosed)
         evaluator = Evaluator(models, prepared.renderer, settings, slices, prepared.samples)
         measured = evaluator.measure(diagnosed.twins, diagnosed.lengths)
