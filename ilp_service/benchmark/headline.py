@@ -256,16 +256,24 @@ class _Planner:
         """The merged remedies, as strong and for as many samples as a purse allows.
 
         Documents an entity and further exposures are turned down together, to one document and hardly any further
-        exposure. If that is still too much, the samples with the highest pass rate are left out of the remedies
-        that ask for documents or exposures. Pairs are judged for the most severe samples first.
+        exposure; then first documents, then exposures are turned up again by themselves, until the purse is spent. If
+        even the weakest is too much, the samples with the highest pass rate are left out of the remedies that ask
+        for documents or exposures. Pairs are judged for the most severe samples first.
         """
         judged = self.affordable(targets, purse)
-        step = _most(STEPS, lambda step: purse.holds(self.plan(targets, step / STEPS, judged=judged)[1]))
-        if step:
-            return Treatment(arm, *self.plan(targets, step / STEPS, judged=judged))
+
+        def found(documents: int, exposures: int, count: int | None = None) -> tuple[Change, Purse]:
+            strength = (documents / STEPS, exposures / STEPS)
+            return self.plan(targets, strength, judged=judged, count=count)
+
+        both = _most(STEPS, lambda step: purse.holds(found(step, step)[1]))
+        if both:
+            documents = _most(STEPS, lambda step: step <= both or purse.holds(found(step, both)[1]))
+            exposures = _most(STEPS, lambda step: step <= both or purse.holds(found(documents, step)[1]))
+            return Treatment(arm, *found(documents, exposures))
         most = max(map(len, targets.values()), default=0)
-        count = _most(most, lambda count: purse.holds(self.plan(targets, 1 / STEPS, judged=judged, count=count)[1]))
-        return Treatment(arm, *self.plan(targets, 1 / STEPS, judged=judged, count=count))
+        count = _most(most, lambda count: purse.holds(found(1, 1, count)[1]))
+        return Treatment(arm, *found(1, 1, count))
 
     def affordable(self, targets: Targets, purse: Purse) -> int:
         """For how many samples contradictions can be judged."""
@@ -275,13 +283,18 @@ class _Planner:
         )
 
     def plan(
-        self, targets: Targets, strength: float = 1.0, *, judged: int | None = None, count: int | None = None
+        self,
+        targets: Targets,
+        strength: tuple[float, float] = (1.0, 1.0),
+        *,
+        judged: int | None = None,
+        count: int | None = None,
     ) -> tuple[Change, Purse]:
         """What all remedies come to.
 
         Args:
             targets: Whom they treat.
-            strength: Of documents and exposures, above 0 and up to 1.
+            strength: Of documents and of exposures, above 0 and up to 1.
             judged: For how many samples contradictions are judged; ``None``: for all.
             count: How many samples the other remedies treat; ``None``: all.
         """
@@ -318,12 +331,12 @@ class _Counted:
         return sum(self._received.values())
 
 
-def _weakened(settings: Settings, strength: float) -> Settings:
+def _weakened(settings: Settings, strength: tuple[float, float]) -> Settings:
     """The settings with fewer documents an entity and fewer exposures."""
-    part = settings.mitigations
+    part, (documents, exposures) = settings.mitigations, strength
     weaker = {
-        "entity_documents": max(1, round(strength * part.entity_documents)),
-        "exposure_factor": 1 + strength * (part.exposure_factor - 1),
+        "entity_documents": max(1, round(documents * part.entity_documents)),
+        "exposure_factor": 1 + exposures * (part.exposure_factor - 1),
     }
     return settings.model_copy(update={"mitigations": part.model_copy(update=weaker)})
 
