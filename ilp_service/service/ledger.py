@@ -86,8 +86,9 @@ class Ledger:
         """
         row = {"progress": 0.0, "attempts": 0, "round": 0, "queued_at": now(), **values}
         with translated(self.engine), self._writing() as connection:
-            made = connection.execute(self._insert(registrations).values(**row).on_conflict_do_nothing())
-            new = made.rowcount > 0
+            statement = self._insert(registrations).values(**row).on_conflict_do_nothing()
+            # The count of rows of such a statement means nothing with some drivers.
+            new = connection.execute(statement.returning(registrations.c.job_id)).first() is not None
             if delivery is not None:
                 seen = {"delivery_id": delivery.delivery_id[:200], "timestamp": delivery.timestamp}
                 connection.execute(
