@@ -36,8 +36,8 @@ STRENGTHS: Mapping[str, Any] = MappingProxyType(
 )
 """Settings of remedies in worlds, where they are not the project's defaults; found on training worlds alone.
 
-Half as many documents, each read twice, teach as much and cost half; a tenth of a share of general text more or less
-matters little; exposures as many times as in the counterfactual of too few.
+Half as many documents, each read twice, teach as much for half the documents; with less general text, at a higher rate,
+learned facts are lost; exposures are as many times as in the counterfactual of too few.
 """
 
 _PROBES = ("few_shot", "cloze_base_p", "probe_base_p")

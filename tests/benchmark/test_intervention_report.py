@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 from ilp_service.attribution.card import put_into
 from ilp_service.benchmark import intervention_run, run
 from ilp_service.benchmark.command import benchmark
+from ilp_service.benchmark.crossing import Examined, others_of
 from ilp_service.benchmark.headline import ARMS, UNDIAGNOSED
 from ilp_service.benchmark.intervention_page import BEGIN, END, page
 from ilp_service.benchmark.intervention_report import PAPER, report_of
@@ -19,7 +22,9 @@ from ilp_service.benchmark.intervention_run import InterventionPlan, run_interve
 from ilp_service.benchmark.plants import FORGOTTEN, MISSING
 from ilp_service.benchmark.run import Steps
 from ilp_service.errors import SettingsError
+from ilp_service.intervention.effectiveness import read_effectiveness
 from ilp_service.plugin_loading import load_plugins
+from tests.benchmark.made_worlds import made_world
 
 DOCS = Path(__file__).parents[2] / "docs" / "interventions.md"
 
@@ -183,6 +188,55 @@ def test_what_would_fail_after_hours_is_refused_at_once(tmp_path: Path, changes:
 
     with pytest.raises(SettingsError, match=message):
         run_interventions(plan(tmp_path, **changes), load_plugins(()), Steps(never, never, never), lambda _: None)
+
+
+def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, int]] = []
+    examined = {
+        place: made_world(*place) for place in (("qwen2", 100), ("qwen2", 0), ("llama", 1), ("olmo2", 2), ("llama", 4))
+    }
+    shipped = read_effectiveness()
+
+    def blind(one: Examined, _world: object, training: Sequence[Examined], *_: object) -> SimpleNamespace:
+        others = others_of(training, [one])
+        return SimpleNamespace(built=one.findings.built, trained_on=tuple(o.findings.built.name for o in others))
+
+    def measured(world: SimpleNamespace, seeds: Sequence[int], *_: object, **__: object) -> tuple[Any, dict[str, Any]]:
+        asked.append(("effects", world.blind.built.name, len(seeds)))
+        return None, effects(world.blind.built.name)
+
+    def headed(
+        world: SimpleNamespace, truth: object, expected: object, seeds: Sequence[int], *_: object
+    ) -> dict[str, Any]:
+        assert expected is shipped
+        asked.append(("headline", world.blind.built.name, len(seeds)))
+        return headline(world.blind.built.name)
+
+    monkeypatch.setattr(intervention_run, "diagnose_blind", blind)
+    monkeypatch.setattr(intervention_run, "treated_world", lambda blind, *_: SimpleNamespace(blind=blind))
+    monkeypatch.setattr(intervention_run, "effects_in", measured)
+    monkeypatch.setattr(intervention_run, "effectiveness_of", lambda found: shipped if len(found) == 2 else None)
+    monkeypatch.setattr(intervention_run, "headline_in", headed)
+    steps = Steps(
+        lambda place: examined[place].findings.built,
+        lambda built: next(one.labels for one in examined.values() if one.findings.built is built),
+        lambda built, _: next(one for one in examined.values() if one.findings.built is built),
+    )
+    training = (("qwen2", 0), ("llama", 1), ("olmo2", 2), ("llama", 4))
+    wanted = plan(tmp_path, training=training, measured=(("qwen2", 0), ("olmo2", 2)))
+    report = run_interventions(wanted, load_plugins(()), steps, lambda _: None)
+    assert asked == [
+        ("effects", "qwen2-small-0", 1),
+        ("effects", "olmo2-small-2", 1),
+        ("effects", "qwen2-small-100", 2),
+        ("headline", "qwen2-small-100", 2),
+    ]
+    assert json.loads((tmp_path / "interventions.json").read_text()) == report
+    assert json.loads((tmp_path / "effectiveness.json").read_text()) == shipped.public()
+    assert report["worlds"] == ["qwen2-small-100"]
+    assert page(report)
 
 
 def test_the_command_writes_report_page_and_one_object(
