@@ -123,7 +123,7 @@ def _serve(folder: Path, mlflow_port: int, port: int, rest: list[str], parts: li
     kept.mkdir(parents=True, exist_ok=True)
     secrets = kept / "env"
     subprocess.run([ROOT / "deploy" / "secrets", secrets], check=True, stderr=subprocess.DEVNULL)
-    mlflow_address, address = f"http://127.0.0.1:{_free(mlflow_port)}", f"http://127.0.0.1:{_free(port)}"
+    mlflow_address, address = f"http://127.0.0.1:{free_port(mlflow_port)}", f"http://127.0.0.1:{free_port(port)}"
     # Nothing of the surrounding shell may turn this into another store or service than the one it says.
     common = {
         name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_") and name not in _OVERRIDDEN
@@ -175,7 +175,7 @@ def _install_webhook(environment: dict[str, str], folder: Path) -> None:
         raise ServeError(f"The webhook could not be installed: {(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def _free(wanted: int) -> int:
+def free_port(wanted: int) -> int:
     """The port that is wanted if nobody listens on it, else a free one."""
     for port in (wanted, 0):
         with socket.socket() as probe:
