@@ -86,8 +86,8 @@ def run(configuration: Configuration, command: Sequence[str] = COMMAND) -> None:
         if not server.should_exit:
             LOG.warning("ilp serve: http://%s:%d, MLflow at %s", settings.host, settings.port, shown(jobs.tracking.uri))
             server.run()
+            LOG.warning("ilp serve: stopping")
     finally:
-        LOG.warning("ilp serve: stopping")
         stopping = threading.Thread(target=reconciler.stop)
         stopping.start()
         jobs.stop()

@@ -52,6 +52,7 @@ LOG = logging.getLogger("ilp.service")
 _HOUSE_SECONDS = 15.0
 _LOST_SECONDS = 90.0
 _KEEP_SECONDS = 2 * 86_400.0
+_LOCK_TRIES = 100
 _LOCAL = "local"
 
 
@@ -68,8 +69,7 @@ class Counting(Protocol):
 class Jobs:
     """The desk (see ``desk.Desk``), and the worker behind it."""
 
-    def __init__(
-        self, settings: ServiceSettings, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, settings: ServiceSettings, *, command: Sequence[str] = COMMAND) -> None:
         """Check the settings; nothing is opened before ``start``.
 
         Args:
@@ -414,11 +414,11 @@ def _only_one(database: Path) -> IO[bytes]:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
     # The service that was killed a moment ago may not be gone altogether.
-    for attempt in range(20):
+    for attempt in range(_LOCK_TRIES):
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if attempt == 19:
+            if attempt == _LOCK_TRIES - 1:
                 break
             time.sleep(0.1)
         else:

@@ -32,7 +32,7 @@ from ilp_service.service.ledger_tables import (
 
 STATUS, REASON, RUN = "ilp.status", "ilp.reason", "ilp.run_id"
 _RESULTS = ("ilp.unlearned_rate", "ilp.top_cause")
-_ENDED = {"failed": "FAILED", "refused": "FAILED", "needs_data": "FAILED", "cancelled": "KILLED"}
+_ENDED = {"done": "FINISHED", "failed": "FAILED", "refused": "FAILED", "needs_data": "FAILED", "cancelled": "KILLED"}
 _LOOK_UP = 500
 
 
@@ -320,7 +320,7 @@ def told(row: sa.RowMapping) -> tuple[dict[str, str | None], str | None]:
     tags: dict[str, str | None] = {STATUS: status, REASON: row["reason"]}
     if row["run_id"]:
         tags[RUN] = str(row["run_id"])
-    if status in _ENDED:
+    if status in _ENDED and status != "done":
         # The figures of an earlier diagnosis would pass for this one's.
         tags |= dict.fromkeys(_RESULTS)
     if status == "done":

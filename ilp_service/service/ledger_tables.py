@@ -160,7 +160,9 @@ def translated(engine: sa.Engine) -> Iterator[None]:
         yield
     except sa.exc.TimeoutError as error:
         raise StorageError("The service's database has no connection free; try again in a moment.") from error
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+    except sa.exc.DatabaseError as error:
+        if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+            raise
         first = str(error.orig).splitlines()[0] if str(error.orig) else type(error.orig).__name__
         where = shown(engine.url.render_as_string(hide_password=True))
         if engine.dialect.name == "sqlite":

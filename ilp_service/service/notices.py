@@ -72,7 +72,9 @@ class Notices:
                 watch.retag_version(self._tracking, notice.model, notice.version, notice.tags)
             finally:
                 if notice.run_id and notice.run_status:
-                    tags = {key: value for key, value in notice.tags.items() if value is not None}
+                    # A run that was finished in order has its tags.
+                    own = {} if notice.run_status == "FINISHED" else notice.tags
+                    tags = {key: value for key, value in own.items() if value is not None}
                     watch.end_run(self._tracking, notice.run_id, notice.run_status, tags)
         except ModelNotFoundError:
             # Version or run were deleted: there is nobody left to tell.

@@ -1,0 +1,97 @@
+"""What a version was trained on, who may say so, and which versions are left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ilp_service.service.configuration import ModelDefaults, ServiceSettings
+from ilp_service.service.filters import Filters
+from ilp_service.service.inputs import Inputs, NeedsDataError, find_inputs
+from ilp_service.tracking.watch import LoggedData, Version
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Path:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (folder / "sft.jsonl").write_text("{}")
+    (tmp_path / "secret.jsonl").write_text("{}")
+    return folder
+
+
+def find(opened: Path, tags: dict[str, str], *logged: LoggedData, defaults: ModelDefaults | None = None) -> Inputs:
+    version = Version("bot", "3", 0, tags=tags, run_id="r" if logged else None)
+    return find_inputs(version, defaults or ModelDefaults(), lambda: logged, [opened])
+
+
+def test_the_tag_comes_before_the_run_and_the_run_before_the_settings(opened: Path) -> None:
+    data = str(opened / "sft.jsonl")
+    logged = LoggedData(data, "training")
+    defaults = ModelDefaults(data="/anywhere/x.jsonl", base="the/base")
+    assert find(opened, {"ilp.data": "sft.jsonl"}, logged, defaults=defaults).data_from == "the tag ilp.data"
+    assert find(opened, {}, logged, defaults=defaults).data == data
+    assert find(opened, {}, LoggedData("s3://x/y.jsonl", "training"), logged).data == "s3://x/y.jsonl"
+    found = find(opened, {}, defaults=defaults)
+    assert (found.data, found.base) == ("/anywhere/x.jsonl", "the/base")
+    # The tag of the base is looked up by the diagnosis itself.
+    assert find(opened, {"ilp.base_model": "b"}, defaults=defaults).base is None
+
+
+def test_what_a_run_was_tested_on_is_not_what_it_was_trained_on(opened: Path) -> None:
+    tested = LoggedData(str(opened / "sft.jsonl"), "eval")
+    with pytest.raises(NeedsDataError, match="Nothing says"):
+        find(opened, {}, tested)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "/etc/passwd",
+        "../secret.jsonl",
+        "file:///etc/passwd",
+        "{opened}/../secret.jsonl",
+        "link.jsonl",
+        "http://169.254.169.254/latest",
+        "https://example.org/x.jsonl",
+        "runs:/1/../../x",
+        "sqlite:///x.db",
+        "",
+        "nowhere.jsonl",
+        "{opened}",
+    ],
+)
+def test_a_version_names_no_file_outside_of_the_open_folders(opened: Path, named: str) -> None:
+    (opened / "link.jsonl").symlink_to(opened.parent / "secret.jsonl")
+    with pytest.raises(NeedsDataError):
+        find(opened, {"ilp.data": named.format(opened=opened)})
+    if named:
+        with pytest.raises(NeedsDataError):
+            find(opened, {"ilp.data": "sft.jsonl", "ilp.trajectory": named.format(opened=opened)})
+
+
+def filters(**changes: object) -> Filters:
+    given: dict[str, object] = changes
+    return Filters(ServiceSettings.model_validate(given))
+
+
+def test_filters_by_name_tag_and_alias() -> None:
+    assert filters().reason("bot", {}, {}, ()) is None
+    assert filters().reason("ilp-meta-classifier", {}, {}, ())
+    assert filters(names=("a*",)).reason("b", {}, {}, ())
+    assert filters(names=("a*",), exclude=("*x",)).reason("ax", {}, {}, ())
+    assert filters().reason("bot", {"ilp.enabled": "False"}, {}, ())
+    assert filters().reason("bot", {}, {"ilp.enabled": "false"}, ())
+    # The version's word counts more than its model's.
+    assert filters(opt_in=True).reason("bot", {"ilp.enabled": "true"}, {"ilp.enabled": "false"}, ()) is None
+    assert filters(opt_in=True).reason("bot", {}, {"ilp.enabled": "true"}, ()) is None
+    assert "opt_in" in str(filters(opt_in=True).reason("bot", {}, {}, ()))
+    assert filters(aliases=("prod",)).reason("bot", {}, {}, ("prod", "x")) is None
+    assert filters(aliases=("prod",)).reason("bot", {}, {}, ("x",))
+
+
+def test_defaults_of_the_first_pattern_that_fits() -> None:
+    found = filters(models={"bot-*": {"data": "a"}, "*": {"data": "b"}})
+    assert [found.defaults(name).data for name in ("bot-x", "other")] == ["a", "b"]
+    assert filters().defaults("x") == ModelDefaults()
