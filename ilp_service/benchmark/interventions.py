@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ilp_service.benchmark.blind import BlindWorld
-from ilp_service.benchmark.effect_arms import OTHER_ORDER, ablation_arms, placebo_arms, remedy_arms
+from ilp_service.benchmark.effect_arms import OTHER_ORDER, ablation_arms, crossed_arms, placebo_arms, remedy_arms
 from ilp_service.benchmark.finetuning import load_model
 from ilp_service.benchmark.headline import (
     AGAIN,
@@ -27,14 +29,21 @@ from ilp_service.benchmark.headline import (
     Treatment,
     treatment,
 )
-from ilp_service.benchmark.intervention_figures import REMEDY_OF, Rows, outcome, paper_figures, unlearned_rates
-from ilp_service.benchmark.plants import CAUSES
+from ilp_service.benchmark.intervention_figures import (
+    REMEDY_OF,
+    Rows,
+    outcome,
+    over_worlds,
+    paper_figures,
+    unlearned_rates,
+)
+from ilp_service.benchmark.plants import CAUSES, FORGOTTEN
 from ilp_service.benchmark.world_measure import WorldMeasure
 from ilp_service.consulting.consultation import Consultation
 from ilp_service.intervention.arms import Arm, ArmResult
 from ilp_service.intervention.choosing import Budget
 from ilp_service.intervention.effectiveness import Effectiveness, effectiveness_from
-from ilp_service.intervention.effects import Effects, effects_of
+from ilp_service.intervention.effects import Cell, Effects, effects_of
 from ilp_service.intervention.experiment import run_experiment
 from ilp_service.intervention.prescribed import Prescription
 from ilp_service.intervention.prescription import prescribe
@@ -90,14 +99,35 @@ def treated_world(blind: BlindWorld, truth: pa.Table, out: Path) -> Treated:
             table, loss = measure(load_model(blind.built.model))
             write_table(table, empty / "measured.parquet")
             (empty / "result.json").write_text(json.dumps({"general_loss": loss}))
-    import pyarrow.parquet as pq
-
     loss = json.loads((place / "result.json").read_text())["general_loss"]
     return Treated(blind, Rows.of(truth), pq.read_table(place / "measured.parquet"), loss, folder)
 
 
+def crossed_effects_in(treated: Treated, seeds: Sequence[int], say: Say, progress: Progress | None = None) -> Effects:
+    """What each remedy does for samples of every cause, all unlearned samples being treated."""
+    patient = treated.blind.sick
+    remedies = crossed_arms(patient)
+    arms = (*remedies, *placebo_arms(patient, remedies))
+    return _effects(treated, arms, treated.run(arms, seeds, say, progress))
+
+
+def _effects(treated: Treated, arms: Sequence[Arm], results: Sequence[ArmResult]) -> Effects:
+    patient = treated.blind.sick
+    names = {arm.name for arm in arms}
+    return effects_of(
+        treated.original,
+        patient.attributions,
+        arms,
+        [result for result in results if result.arm in names],
+        seed=treated.blind.built.seed,
+        questions=questions_of(patient.recipe.samples),
+        original_loss=treated.loss,
+        prices=patient.settings.intervention,
+    )
+
+
 def effects_in(
-    treated: Treated, seeds: Sequence[int], say: Say, *, ablations: bool = True, progress: Progress | None = None
+    treated: Treated, seeds: Sequence[int], say: Say, *, progress: Progress | None = None
 ) -> tuple[Effects, dict[str, Any]]:
     """The five remedies, their ablations and placebos in a world.
 
@@ -105,27 +135,10 @@ def effects_in(
         The effects of the remedies; and, ready for JSON, the figures of the world.
     """
     patient, blind = treated.blind.sick, treated.blind
-    remedies = remedy_arms(patient)
-    less = ablation_arms(patient) if ablations else ()
+    remedies, less = remedy_arms(patient), ablation_arms(patient)
     placebos = placebo_arms(patient, remedies)
     results = treated.run((*remedies, *less, *placebos), seeds, say, progress)
-    questions = questions_of(patient.recipe.samples)
-
-    def effects(arms: Sequence[Arm]) -> Effects:
-        names = {arm.name for arm in arms}
-        some = [result for result in results if result.arm in names]
-        return effects_of(
-            treated.original,
-            patient.attributions,
-            arms,
-            some,
-            seed=blind.built.seed,
-            questions=questions,
-            original_loss=treated.loss,
-            prices=patient.settings.intervention,
-        )
-
-    found = effects((*remedies, *placebos))
+    found = _effects(treated, (*remedies, *placebos), results)
     names = ("sample_id", "cause")
     attributed = dict(zip(*(patient.attributions[name].to_pylist() for name in names), strict=True))
     figures: dict[str, Any] = {
@@ -137,7 +150,7 @@ def effects_in(
             if (cell := found.cell(remedy, cause)) is not None
         },
         **found.public(),
-        "ablations": effects((*less, *placebos)).public() if less else {},
+        "ablations": _effects(treated, (*less, *placebos), results).public() if less else {},
         "agreement": agreement(found.verdicts, blind.labels).public(),
         "paper": paper_figures(treated.rows, treated.original, results, attributed),
     }
@@ -145,30 +158,31 @@ def effects_in(
 
 
 def effectiveness_of(worlds: Mapping[str, Effects]) -> Effectiveness:
-    """What remedies are to be expected to do, from experiments on training worlds.
+    """What remedies are to be expected to do, from crossed experiments on training worlds.
+
+    What was only learned by heart is worth less than what is known in any form of asking: an effect is the mean of
+    those on the trained prompt, on paraphrases and on statements to be completed, as far as they were measured.
 
     Args:
-        worlds: Effects by the name of the world.
+        worlds: Effects (:func:`crossed_effects_in`) by the name of the world.
     """
-    from ilp_service.benchmark.intervention_figures import over_worlds
-
     effects: dict[str, dict[str, list[float]]] = {}
     damage: dict[str, dict[str, float]] = {}
     remedies = sorted({cell.arm for one in worlds.values() for cell in one.cells})
     for remedy in remedies:
         cells = [cell for one in worlds.values() for cell in one.cells if cell.arm == remedy]
         for cause in sorted({cell.cause for cell in cells} & set(CAUSES)):
-            known = [cell.recovery for cell in cells if cell.cause == cause and cell.recovery.effect is not None]
-            summary = over_worlds([one.effect for one in known])
+            forms = [_in_all_forms(cell) for cell in cells if cell.cause == cause]
+            known = [form for form in forms if form is not None]
+            summary = over_worlds([value for value, _, _ in known])
             if summary is None:
                 continue
             low, high = summary["low"], summary["high"]
             if low is None:
-                low, high = known[0].low, known[0].high
-            # Too few samples for an interval prove nothing.
-            effects.setdefault(remedy, {})[cause] = [summary["value"], -1.0 if low is None else low, high or 1.0]
+                _, low, high = known[0]
+            effects.setdefault(remedy, {})[cause] = [summary["value"], low, high]
         arms = [arm for one in worlds.values() for arm in one.arms if arm.arm == remedy]
-        blanket = remedy == "replay_resampling"
+        blanket = remedy == REMEDY_OF[FORGOTTEN]
         lost = [
             (arm.damage.effect or 0.0) * (1 if blanket else arm.damage.samples / max(1, arm.treated)) for arm in arms
         ]
@@ -176,11 +190,25 @@ def effectiveness_of(worlds: Mapping[str, Effects]) -> Effectiveness:
         if summary is not None:
             damage[remedy] = {"lost_share" if blanket else "lost_per_treated": max(0.0, summary["value"])}
     told = (
-        f"Interventions on the training worlds {', '.join(sorted(worlds))}, targets chosen blind: share of the treated "
-        "samples of a cause that are learned beyond the matching placebo, median over worlds; no held-out world is "
-        "among them. Lost: learned samples lost beyond the placebo."
+        f"Interventions on the training worlds {', '.join(sorted(worlds))}, every remedy treating every unlearned "
+        "sample: share of the samples attributed to a cause that are learned beyond the matching placebo, mean of "
+        "trained prompt, paraphrase and cloze form, median over worlds. Lost: learned samples lost beyond the placebo."
     )
     return effectiveness_from({"provenance": told, "unmeasured": 0.5, "effects": effects, "damage": damage})
+
+
+def _in_all_forms(cell: Cell) -> tuple[float, float, float] | None:
+    """Effect and interval, means over the forms of asking; ``None`` if too few samples were treated to tell."""
+    forms = (cell.recovery, cell.paraphrase.estimate, cell.cloze.estimate)
+    known = [
+        (form.effect, form.low, form.high)
+        for form in forms
+        if form.effect is not None and form.low is not None and form.high is not None
+    ]
+    if not known:
+        return None
+    value, low, high = (float(np.mean(column)) for column in zip(*known, strict=True))
+    return value, min(low, value), max(high, value)
 
 
 def headline_in(
