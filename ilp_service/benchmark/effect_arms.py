@@ -10,7 +10,7 @@ from ilp_service.benchmark.headline import Patient
 from ilp_service.consulting.consultation import Consultation
 from ilp_service.consulting.plans import plan_one, targets_of
 from ilp_service.intervention.arms import Arm
-from ilp_service.remedies import Case, Change, Plan
+from ilp_service.remedies import Case, Change, Mitigation, Plan
 from ilp_service.settings import Settings
 
 OTHER_ORDER = "placebo_other_order"
@@ -31,7 +31,20 @@ def remedy_arms(patient: Patient) -> tuple[Arm, ...]:
     Args:
         patient: The model; its unlearned samples are those to be treated.
     """
-    arms = [_arm(one.name, one.name, patient, patient.settings) for one in patient.mitigations]
+    arms = [
+        _arm(one.name, one.name, patient, patient.settings, targets_of(one, patient.attributions))
+        for one in patient.mitigations
+    ]
+    return tuple(arm for arm in arms if not arm.change.is_empty)
+
+
+def crossed_arms(patient: Patient) -> tuple[Arm, ...]:
+    """One arm a remedy, treating every unlearned sample whatever it was attributed to.
+
+    Only so can be told what a remedy does for samples of another cause: in :func:`remedy_arms` they are not treated.
+    """
+    everybody = tuple(patient.attributions["sample_id"].to_pylist())
+    arms = [_arm(one.name, one.name, patient, patient.settings, everybody) for one in patient.mitigations]
     return tuple(arm for arm in arms if not arm.change.is_empty)
 
 
@@ -41,7 +54,8 @@ def ablation_arms(patient: Patient) -> tuple[Arm, ...]:
     for name, (mitigation, values) in ABLATIONS.items():
         part = patient.settings.mitigations.model_copy(update=dict(values))
         settings = patient.settings.model_copy(update={"mitigations": part})
-        arms.append(_arm(name, mitigation, patient, settings))
+        one = _named(patient, mitigation)
+        arms.append(_arm(name, mitigation, patient, settings, targets_of(one, patient.attributions)))
     return tuple(arm for arm in arms if not arm.change.is_empty)
 
 
@@ -59,10 +73,13 @@ def placebo_arms(patient: Patient, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
     return tuple(placebos)
 
 
-def _arm(name: str, mitigation: str, patient: Patient, settings: Settings) -> Arm:
-    one = next(one for one in patient.mitigations if one.name == mitigation)
+def _named(patient: Patient, mitigation: str) -> Mitigation:
+    return next(one for one in patient.mitigations if one.name == mitigation)
+
+
+def _arm(name: str, mitigation: str, patient: Patient, settings: Settings, targets: tuple[str, ...]) -> Arm:
+    one = _named(patient, mitigation)
     consult = Consultation(patient.sources, patient.judges, settings, patient.study)
-    targets = targets_of(one, patient.attributions)
     options = settings.mitigation_options()
     plan = plan_one(one, Case(patient.study, patient.evidence, patient.attributions, targets, options, consult))
     return Arm(name, "remedy", plan.change, _treats(patient, plan), _placebo_of(plan.change), price=plan.price)

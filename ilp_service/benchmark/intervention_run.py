@@ -18,6 +18,7 @@ from ilp_service.benchmark.crossing import Examined
 from ilp_service.benchmark.intervention_report import report_of
 from ilp_service.benchmark.interventions import (
     Treated,
+    crossed_effects_in,
     effectiveness_of,
     effects_in,
     headline_in,
@@ -139,8 +140,7 @@ def _effectiveness(
     for place in plan.measured:
         line, bar = tell(place)
         world = treated(place)
-        effects, _ = effects_in(world, [FIRST_SEED], line, ablations=False, progress=bar)
-        found[world.blind.built.name] = effects
+        found[world.blind.built.name] = crossed_effects_in(world, [FIRST_SEED], line, bar)
     made = effectiveness_of(found)
     with atomic_path(plan.out / EFFECTIVENESS_FILE) as temporary:
         temporary.write_text(json.dumps(made.public(), indent=1) + "\n")

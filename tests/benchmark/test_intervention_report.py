@@ -207,6 +207,9 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
         asked.append(("effects", world.blind.built.name, len(seeds)))
         return None, effects(world.blind.built.name)
 
+    def crossed(world: SimpleNamespace, seeds: Sequence[int], *_: object) -> None:
+        asked.append(("crossed", world.blind.built.name, len(seeds)))
+
     def headed(
         world: SimpleNamespace, truth: object, expected: object, seeds: Sequence[int], *_: object
     ) -> dict[str, Any]:
@@ -217,6 +220,7 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
     monkeypatch.setattr(intervention_run, "diagnose_blind", blind)
     monkeypatch.setattr(intervention_run, "treated_world", lambda blind, *_: SimpleNamespace(blind=blind))
     monkeypatch.setattr(intervention_run, "effects_in", measured)
+    monkeypatch.setattr(intervention_run, "crossed_effects_in", crossed)
     monkeypatch.setattr(intervention_run, "effectiveness_of", lambda found: shipped if len(found) == 2 else None)
     monkeypatch.setattr(intervention_run, "headline_in", headed)
     steps = Steps(
@@ -228,8 +232,8 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
     wanted = plan(tmp_path, training=training, measured=(("qwen2", 0), ("olmo2", 2)))
     report = run_interventions(wanted, load_plugins(()), steps, lambda _: None)
     assert asked == [
-        ("effects", "qwen2-small-0", 1),
-        ("effects", "olmo2-small-2", 1),
+        ("crossed", "qwen2-small-0", 1),
+        ("crossed", "olmo2-small-2", 1),
         ("effects", "qwen2-small-100", 2),
         ("headline", "qwen2-small-100", 2),
     ]

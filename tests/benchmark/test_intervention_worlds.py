@@ -30,6 +30,7 @@ from ilp_service.benchmark.headline import (
 from ilp_service.benchmark.intervention_figures import REMEDY_OF, Rows, unlearned_rates
 from ilp_service.benchmark.intervention_recipe import recipe_of_world, tokens_of_course
 from ilp_service.benchmark.interventions import (
+    crossed_effects_in,
     effectiveness_of,
     effects_in,
     headline_in,
@@ -192,11 +193,19 @@ def test_an_experiment_on_a_world_ends_in_figures_and_is_kept(
         )
 
     monkeypatch.setattr("ilp_service.training.changed.train_changed", train)
-    effects, figures = effects_in(found, [1], lambda _: None)
+    figures = effects_in(found, [1], lambda _: None)[1]
     assert json.loads(json.dumps(figures))["world"] == tiny_world.name
     assert set(figures["own_cause"]) <= set(REMEDY_OF)
     assert set(figures["paper"]) >= {"table_6", "table_11"}
-    expected = effectiveness_of({tiny_world.name: effects})
+    crossed = crossed_effects_in(found, [1], lambda _: None)
+    everybody = set(found.blind.sick.attributions["sample_id"].to_pylist())
+    shown = crossed.runs.arms["epoch_increment"]
+    refused = everybody - {key for keys in shown.treats.values() for key in keys}
+    # Only what never enters the loss is refused; whatever a sample was attributed to, it is treated.
+    assert len(refused) < len(everybody) / 2
+    assert len(shown.treats) > 1
+    assert all(cell.own for cell in crossed.cells if cell.arm == "epoch_increment" and cell.recovery.samples)
+    expected = effectiveness_of({tiny_world.name: crossed})
     assert tiny_world.name in expected.provenance
     made = headline_in(found, truth, expected, [1], [1.0], lambda _: None)
     assert [point["arm"] for point in made["points"]] == ["again", "prescription", *UNDIAGNOSED, "truth"]
