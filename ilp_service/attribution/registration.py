@@ -26,7 +26,8 @@ from ilp_service.tracking.registry import ModelSource
 from ilp_service.tracking.run import Run
 from ilp_service.tracking.store import Tracking
 
-_NAME = "meta-classifier"
+BUILT_IN_NAME = "meta-classifier"
+"""Of the logged model that a run keeps of the classifier it used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,13 @@ def log_classifier(run: Run, meta: MetaClassifier, facts: Mapping[str, Any], tex
         (folder / FACTS).write_text(json.dumps(facts, allow_nan=False), encoding="utf-8")
         (folder / CARD).write_text(text, encoding="utf-8")
         files = [folder / FACTS, folder / CARD]
-        return run.log_sklearn(meta.estimator, _NAME, meta.frame(middle(meta)), TRUSTED_TYPES, files)
+        return run.log_sklearn(meta.estimator, BUILT_IN_NAME, meta.frame(middle(meta)), TRUSTED_TYPES, files)
 
 
 def log_builtin(run: Run, meta: MetaClassifier) -> str:
     """Log the built-in classifier, so that it can be looked at and named in ``attribution.classifier``."""
     if not SIGNALS.is_file():
-        return run.log_sklearn(meta.estimator, _NAME, meta.frame(middle(meta)), TRUSTED_TYPES)
+        return run.log_sklearn(meta.estimator, BUILT_IN_NAME, meta.frame(middle(meta)), TRUSTED_TYPES)
     signals = read_signals(None)
     return log_classifier(run, meta, facts_of(meta, signals.facts, 0), card(signals.table))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ilp_service.attribution.chosen import ChosenClassifier
-from ilp_service.attribution.registration import log_builtin
+from ilp_service.attribution.registration import BUILT_IN_NAME, log_builtin
 from ilp_service.diagnosis.failure import REASON
 from ilp_service.diagnosis.prepare import Prepared
 from ilp_service.diagnosis.request import DiagnosisRequest, config_text
@@ -114,7 +114,9 @@ def publish(
     )
     run.log_inputs(data=request.data, digest=prepared.data.digest, rows=prepared.data.rows, model_id=reference.model_id)
     run.log_metrics(_metrics(summary), model_id=reference.model_id)
-    artifacts = {"classifier": found.chosen.uri if found.chosen.stored else log_builtin(run, found.chosen.meta())}
+    # A run that is taken up may have been cut short after this.
+    logged = found.chosen.uri if found.chosen.stored else run.logged_model(BUILT_IN_NAME)
+    artifacts = {"classifier": logged or log_builtin(run, found.chosen.meta())}
     for path in files:
         artifacts[path.name.partition(".")[0]] = run.log_file(path)
     told = json.dumps({**summary, "artifacts": artifacts}, indent=2, ensure_ascii=False, default=str)

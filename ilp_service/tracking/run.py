@@ -167,6 +167,25 @@ class Run:
         """
         return logged_models.log_sklearn(self, model, name, X, trusted_types, extra_files)
 
+    def registered(self, name: str) -> ModelSource | None:
+        """The version of ``name`` that this run has registered, the newest of several; ``None`` where there is none."""
+        client = self.tracking.client()
+        with connection.translated(self.tracking.uri):
+            versions = client.search_model_versions(f"run_id = '{self.run_id}'")
+        numbers = [int(one.version) for one in versions if one.name == name]
+        return self.tracking.find(f"models:/{name}/{max(numbers)}") if numbers else None
+
+    def logged_model(self, name: str) -> str | None:
+        """URI of a model that this run has logged under a name; ``None`` if it has not, or not to its end."""
+        client = self.tracking.client()
+        with connection.translated(self.tracking.uri):
+            outputs = client.get_run(self.run_id).outputs
+            for output in outputs.model_outputs if outputs else ():
+                found = client.get_logged_model(output.model_id)
+                if found.name == name and str(found.status).endswith("READY"):
+                    return f"models:/{found.model_id}"
+        return None
+
     def register(
         self,
         name: str,
