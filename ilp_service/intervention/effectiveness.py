@@ -133,6 +133,9 @@ ENOUGH = 20
 def measured_effectiveness(effects: Mapping[str, Any], source: str) -> Effectiveness:
     """What ``ilp intervene`` measured on the same checkpoint, as far as it measured enough.
 
+    A remedy with targets treats the samples of its own causes alone: what became of others says nothing of what it
+    would do for them, so that their cells are left as they are.
+
     Args:
         effects: ``Effects.public()`` of the experiment.
         source: Where it comes from, for people.
@@ -140,7 +143,7 @@ def measured_effectiveness(effects: Mapping[str, Any], source: str) -> Effective
     cells: dict[str, dict[str, Effect]] = {}
     for cell in effects["cells"]:
         bounds = [cell[name] for name in ("effect", "low", "high")]
-        if "@" not in cell["arm"] and None not in bounds and cell["questions"] >= ENOUGH:
+        if "@" not in cell["arm"] and cell["own"] and None not in bounds and cell["questions"] >= ENOUGH:
             value, low, high = map(float, bounds)
             cells.setdefault(cell["arm"], {})[cell["cause"]] = Effect(value, min(low, value), max(high, value))
     damage = {}

@@ -351,10 +351,14 @@ def test_no_document_teaches_what_is_judged_wrong_or_not_judged_at_all(judgement
 
 
 def test_one_s_own_measurements_count_where_there_are_enough() -> None:
-    cell = {"arm": "knowledge_cpt", "cause": BLIND, "effect": 0.4, "low": 0.2, "high": 0.6, "questions": 20}
+    bounds = {"effect": 0.4, "low": 0.2, "high": 0.6}
+    cell = {"arm": "knowledge_cpt", "cause": BLIND, "own": True, **bounds, "questions": 20}
     few = {**cell, "cause": CONFLICT, "questions": 5}
+    untreated = {**cell, "cause": CONFLICT, "own": False}
     arm = {"arm": "knowledge_cpt", "kind": "remedy", "treated": 10, "damage": {"effect": 0.02, "samples": 100}}
-    own = measured_effectiveness({"cells": [cell, few, {**cell, "arm": "knowledge_cpt@x=1"}], "arms": [arm]}, "run r")
+    cells = [cell, few, untreated, {**cell, "arm": "knowledge_cpt@x=1"}]
+    own = measured_effectiveness({"cells": cells, "arms": [arm]}, "run r")
+    assert own.effect("knowledge_cpt", CONFLICT, ()).value == 0.0
     both = EFFECTS.overridden(own)
     assert both.effect("knowledge_cpt", BLIND, ()).value == 0.4
     assert both.effect("corrective_cpt", CONFLICT, ()) == EFFECTS.effect("corrective_cpt", CONFLICT, ())
