@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,64 +13,66 @@ import pyarrow as pa
 from ilp_service.changes import Change
 from ilp_service.intervention.arms import Arm
 from ilp_service.intervention.experiment import Done
-from ilp_service.tables import atomic_path
 from ilp_service.tracking.run import Run
 from ilp_service.tracking.store import Tracking
+from ilp_service.tracking.stored_runs import children_by
 
 KIND = "intervention"
 _ODD = re.compile(r"[^A-Za-z0-9_.:/ -]+")
 
 
+_WORK = "ilp.work"
+"""Tag that says what a run is about, down to the last digit: a run that a killed process has left is found by it."""
+
+
 @dataclass
 class ExperimentLog:
-    """What of an experiment is in the store already, kept beside its results, so that nothing is logged twice.
+    """An experiment's runs; those that are in the store already are gone on in, so that nothing is logged twice.
 
     Attributes:
         tracking: The store.
-        path: A JSON file that remembers the runs' ids.
+        digest: Of all that the experiment is about.
         parent: Run of the diagnosis.
         original: What was measured of the diagnosed model, by sample id.
-        run_id: Of the experiment's own run; ``None`` before it was made.
-        logged: Run of every arm and seed, by the name of the folder that has their results.
     """
 
     tracking: Tracking
-    path: Path
+    digest: str
     parent: str
     original: Mapping[str, bool]
-    run_id: str | None = None
-    logged: dict[str, str] = field(default_factory=dict)
+    _logged: dict[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, tracking: Tracking, path: Path, parent: str, original: pa.Table) -> ExperimentLog:
-        """Go on in what is remembered, if anything is."""
+    def open(cls, tracking: Tracking, digest: str, parent: str, original: pa.Table) -> ExperimentLog:
+        """The log of an experiment whose model was measured as in ``original``."""
         unlearned = dict(zip(original["sample_id"].to_pylist(), original["unlearned"].to_pylist(), strict=True))
-        log = cls(tracking, path, parent, unlearned)
-        if path.is_file():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if told["store"] == tracking.uri:
-                log.run_id, log.logged = told["run_id"], told["logged"]
-        return log
+        return cls(tracking, digest, parent, unlearned)
 
     @contextmanager
     def experiment(self, name: str, params: Mapping[str, object]) -> Iterator[Run]:
-        """The experiment's run, or the one that a killed process has left."""
-        tags = {"ilp.kind": KIND, "ilp.diagnosis": self.parent}
-        with self.tracking.run(name, tags, parent=self.parent, resume=self.run_id) as run:
-            if run.run_id != self.run_id:
-                self.run_id, self.logged = run.run_id, {}
-                self._remember()
+        """The experiment's run, or the one that an earlier call has made."""
+        with work_run(self.tracking, name, KIND, self.parent, self.digest) as run:
+            self._logged = children_by(self.tracking, run.run_id, _WORK)
             run.log_params(params)
             yield run
             run.set_tags({"ilp.status": "done"})
 
     def arm_done(self, done: Done) -> None:
         """Log an arm and seed, once; to be called while the experiment's run is open."""
-        if done.folder.name in self.logged:
+        work = done.folder.name
+        found, logged = self._logged.get(work, (None, {}))
+        # The status is set last: without it a process was killed half-way.
+        if logged.get("ilp.status"):
             return
         result = done.result
-        tags = {"ilp.kind": f"{KIND}_arm", "ilp.arm": done.arm.name, "ilp.diagnosis": self.parent}
-        with self.tracking.run(f"{done.arm.name}, seed {result.seed}", tags, attach=False) as run:
+        tags = {
+            "ilp.kind": f"{KIND}_arm",
+            "ilp.arm": done.arm.name,
+            "ilp.diagnosis": self.parent,
+            _WORK: work,
+        }
+        title = f"{done.arm.name}, seed {result.seed}"
+        with self.tracking.run(title, tags, attach=False, resume=found) as run:
             run.log_params({"arm": done.arm.name, "seed": result.seed, **arm_params(done.arm)})
             run.log_metrics(self._metrics(done))
             for path in sorted(done.folder.iterdir()):
@@ -82,13 +82,6 @@ class ExperimentLog:
                 run.fail(result.reason)
             else:
                 run.set_tags({"ilp.status": "done"})
-        self.logged[done.folder.name] = run.run_id
-        self._remember()
-
-    def _remember(self) -> None:
-        told = {"store": self.tracking.uri, "run_id": self.run_id, "logged": self.logged}
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(told), encoding="utf-8")
 
     def _metrics(self, done: Done) -> dict[str, float]:
         result = done.result
@@ -107,6 +100,23 @@ class ExperimentLog:
             if treated:
                 found[metric_name(f"ilp.recovery.{cause}")] = _share(treated)
         return found
+
+
+@contextmanager
+def work_run(tracking: Tracking, name: str, kind: str, diagnosis: str, digest: str) -> Iterator[Run]:
+    """A child run of a diagnosis, or the one that an earlier or killed process has made for the same work.
+
+    Args:
+        tracking: The store.
+        name: Of a new run.
+        kind: Its tag ``ilp.kind``.
+        diagnosis: Run of the diagnosis.
+        digest: Of all that the work is about.
+    """
+    earlier, _ = children_by(tracking, diagnosis, _WORK).get(digest, (None, {}))
+    tags = {"ilp.kind": kind, "ilp.diagnosis": diagnosis, _WORK: digest}
+    with tracking.run(name, tags, parent=diagnosis, resume=earlier) as run:
+        yield run
 
 
 def metric_name(name: str) -> str:

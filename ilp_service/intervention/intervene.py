@@ -270,8 +270,7 @@ def intervene(
         raise SettingsError(f"No remedy can be tried: {_why_none(experiment)}")
     original, original_loss = _original(experiment)
     params = _params(experiment)
-    path = experiment.folder / f"log-{digest_of(params, experiment.measurer.digest)[:12]}.json"
-    log = ExperimentLog.open(tracking, path, diagnosed.run_id, original)
+    log = ExperimentLog.open(tracking, digest_of(params, experiment.measurer.digest), diagnosed.run_id, original)
     with log.experiment(f"intervene {diagnosed.prepared.reference.resolved}", params) as run:
         results = run_experiment(
             experiment.recipe,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from ilp_service.errors import SettingsError
 from ilp_service.intervention.arms import MEASURED, Arm, Cost
 from ilp_service.intervention.deciding import PLAN, Decision, spared_by
-from ilp_service.intervention.experiment_log import arm_params
+from ilp_service.intervention.experiment_log import arm_params, work_run
 from ilp_service.intervention.prescription_outcome import Outcome, outcome_of, outcome_text
-from ilp_service.stages import stage
+from ilp_service.stages import digest_of, stage
 from ilp_service.tables import atomic_path, storage_errors, write_table
 from ilp_service.tracking.run import Run
 from ilp_service.tracking.store import Tracking
@@ -96,9 +96,9 @@ def record(decision: Decision, tracking: Tracking) -> dict[str, str]:
         ``run_id`` and the URIs of the files.
     """
     diagnosed = decision.diagnosed
-    tags = {"ilp.kind": KIND, "ilp.diagnosis": diagnosed.run_id}
     name = f"prescribe {diagnosed.prepared.reference.resolved}, not trained"
-    with tracking.run(name, tags, parent=diagnosed.run_id) as run:
+    digest = digest_of(decision.digest, decision.public())
+    with work_run(tracking, name, KIND, diagnosed.run_id, digest) as run:
         artifacts = _log_decision(decision, run)
         run.set_tags({"ilp.status": "done", "ilp.registered": "It was not trained."})
     return {"run_id": run.run_id, **artifacts}
@@ -126,13 +126,8 @@ def carry_out(
         raise SettingsError("Nothing is prescribed, so there is nothing to train; --dry-run says why.")
     _check_output(decision)
     place = decision.folder / f"model-{decision.digest[:12]}"
-    memory = _Memory.read(decision.folder / f"run-{decision.digest[:12]}.json", tracking.uri)
-    tags = {"ilp.kind": KIND, "ilp.diagnosis": diagnosed.run_id}
     name = f"prescribe {diagnosed.prepared.reference.resolved}"
-    with tracking.run(name, tags, parent=diagnosed.run_id, resume=memory.run_id) as run:
-        if run.run_id != memory.run_id:
-            memory = replace(memory, run_id=run.run_id, model_uri=None)
-            memory.write()
+    with work_run(tracking, name, KIND, diagnosed.run_id, decision.digest) as run:
         artifacts = _log_decision(decision, run)
         with stage(place, decision.digest) as empty:
             if empty is not None:
@@ -162,36 +157,13 @@ def carry_out(
         model = place / told["model"]
         if request.output is not None:
             model = _copied(model, request.output)
-        uri, why = _registered(decision, outcome, place / told["model"], memory, run, artifacts)
+        uri, why = _registered(decision, outcome, place / told["model"], run, artifacts)
         if uri:
             artifacts["model"] = uri
         run.set_tags({"ilp.status": "done", "ilp.registered": why})
     return PrescriptionResult(
         decision, outcome, None, cost, model, uri, why, run.run_id, artifacts, tuple(told["notes"])
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """What of a prescription is in the store already, so that nothing is logged or registered twice."""
-
-    path: Path
-    store: str
-    run_id: str | None = None
-    model_uri: str | None = None
-
-    @classmethod
-    def read(cls, path: Path, store: str) -> _Memory:
-        if path.is_file():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            if told["store"] == store:
-                return cls(path, store, told["run_id"], told["model_uri"])
-        return cls(path, store)
-
-    def write(self) -> None:
-        with atomic_path(self.path) as temporary:
-            told = {"store": self.store, "run_id": self.run_id, "model_uri": self.model_uri}
-            temporary.write_text(json.dumps(told), encoding="utf-8")
 
 
 def _fill(folder: Path, decision: Decision, progress: Progress | None) -> None:
@@ -301,7 +273,7 @@ def _copied(model: Path, output: Path) -> Path:
 
 
 def _registered(
-    decision: Decision, outcome: Outcome, model: Path, memory: _Memory, run: Run, artifacts: Mapping[str, str]
+    decision: Decision, outcome: Outcome, model: Path, run: Run, artifacts: Mapping[str, str]
 ) -> tuple[str | None, str]:
     """The new version and why it is one; or why it is none."""
     request, reference = decision.request, decision.diagnosed.prepared.reference
@@ -313,24 +285,20 @@ def _registered(
     worse = outcome.worse(request.max_damage)
     if worse and request.register != "always":
         return None, f"It is not registered: {worse} '--register always' registers it all the same."
-    if memory.model_uri is None:
-        version = run.register(
-            name,
-            folder=model,
-            base=decision.recipe.base_name,
-            tags={
-                "ilp.parent": reference.resolved,
-                "ilp.prescription": artifacts[KIND],
-                "ilp.diagnosis": decision.diagnosed.run_id,
-                "ilp.unlearned_rate": f"{outcome.rate_after:.6g}",
-                "ilp.unlearned_rate_before": f"{outcome.rate_before:.6g}",
-                "ilp.damage": f"{outcome.damage:.6g}",
-                "ilp.data": str(decision.diagnosed.request.data.absolute()),
-            },
-        )
-        memory = replace(memory, model_uri=f"models:/{version.name}/{version.version}")
-        memory.write()
-    return (
-        memory.model_uri,
-        f"Registered as {memory.model_uri}, {f'as was asked for, though {worse}' if worse else 'for it is better.'}",
+    # A process that was killed after it had registered has left its version, tags and all.
+    version = run.registered(name) or run.register(
+        name,
+        folder=model,
+        base=decision.recipe.base_name,
+        tags={
+            "ilp.parent": reference.resolved,
+            "ilp.prescription": artifacts[KIND],
+            "ilp.diagnosis": decision.diagnosed.run_id,
+            "ilp.unlearned_rate": f"{outcome.rate_after:.6g}",
+            "ilp.unlearned_rate_before": f"{outcome.rate_before:.6g}",
+            "ilp.damage": f"{outcome.damage:.6g}",
+            "ilp.data": str(decision.diagnosed.request.data.absolute()),
+        },
     )
+    uri = f"models:/{version.name}/{version.version}"
+    return uri, f"Registered as {uri}, {f'as was asked for, though {worse}' if worse else 'for it is better.'}"

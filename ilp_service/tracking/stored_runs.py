@@ -88,6 +88,36 @@ def child_runs(tracking: Tracking, run_id: str, kind: str) -> list[str]:
     return [str(run.info.run_id) for run in found]
 
 
+def children_by(tracking: Tracking, run_id: str, tag: str) -> dict[str, tuple[str, Mapping[str, str]]]:
+    """Children of a run in the store's experiment, whatever became of them, by the value of a tag that they have.
+
+    So a process that is started again finds the runs that a killed one has made.
+
+    Returns:
+        Id and tags of the oldest run of each value.
+
+    Raises:
+        TrackingError: The store is down or refuses.
+    """
+    client = tracking.client()
+    experiment = tracking.experiment_id()
+    found: dict[str, tuple[str, Mapping[str, str]]] = {}
+    page: str | None = None
+    with connection.translated(tracking.uri):
+        while page is None or page:
+            runs = client.search_runs(
+                [experiment],
+                f"tags.\"mlflow.parentRunId\" = '{run_id}'",
+                order_by=["attributes.start_time ASC"],
+                page_token=page,
+            )
+            for run in runs:
+                if tag in run.data.tags:
+                    found.setdefault(run.data.tags[tag], (str(run.info.run_id), dict(run.data.tags)))
+            page = runs.token or ""
+    return found
+
+
 def run_file(tracking: Tracking, run: StoredRun, name: str, folder: Path) -> Path:
     """A file of a run's artifacts on this machine; another's is downloaded once into ``folder``.
 

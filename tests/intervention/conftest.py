@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +73,10 @@ def _made(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Pl
     folder = tmp_path_factory.mktemp("diagnosed")
     (folder / "mlruns").mkdir()
     shutil.copy(_store_template, folder / "mlruns" / "mlflow.db")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    # Made before any test's own clean environment, perhaps after a test that named a store for good.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         data = folder / "sft.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
         corpus = folder / "corpus.jsonl"
@@ -99,8 +99,6 @@ def _made(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Pl
         found = diagnose(
             DiagnosisRequest(trained.model_uri, data, load_settings({}, SET)), lambda _line: None, progress=False
         )
-    finally:
-        os.chdir(before)
     return Place(folder, str(found.summary["run_id"]), trained.model, folder / "base", data, corpus)
 
 

@@ -17,6 +17,7 @@ from ilp_service.intervention.arms import MEASURED, Arm, ArmResult
 from ilp_service.intervention.experiment import Done, run_experiment
 from ilp_service.intervention.experiment_log import ExperimentLog
 from ilp_service.tracking.store import Tracking
+from ilp_service.tracking.stored_runs import children_by
 from ilp_service.training.changed import Trained
 
 if TYPE_CHECKING:
@@ -149,11 +150,10 @@ def test_arms_are_logged_once_and_a_diverged_one_has_failed(workplace: Path) -> 
     tracking = Tracking()
     with tracking.run("diagnosis") as diagnosis:
         pass
-    path = workplace / "log.json"
     stop = 2
 
     def once(trainer: Trainer, ends_after: int | None) -> str:
-        log = ExperimentLog.open(tracking, path, diagnosis.run_id, original)
+        log = ExperimentLog.open(tracking, "all", diagnosis.run_id, original)
         seen = 0
 
         def on_done(done: Done) -> None:
@@ -179,8 +179,7 @@ def test_arms_are_logged_once_and_a_diverged_one_has_failed(workplace: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         once(Trainer(diverging={1: "nan"}), stop)
     client = tracking.client()
-    killed = ExperimentLog.open(tracking, path, diagnosis.run_id, original).run_id
-    assert killed is not None
+    killed, _tags = children_by(tracking, diagnosis.run_id, "ilp.work")["all"]
     assert client.get_run(killed).info.status == "KILLED"
     trainer = Trainer(diverging={1: "nan"})
     assert once(trainer, None) == killed

@@ -78,8 +78,7 @@ def test_what_has_changed_since_is_refused_in_a_sentence(place: Place, tmp_path:
 
 
 def _weights(place: Place) -> Path:
-    (path,) = place.folder.glob("mlruns/artifacts/*/artifacts/checkpoint/model.safetensors")
-    return path
+    return reopen(place.run_id, Tracking(), quiet).prepared.reference.model_dir / "model.safetensors"
 
 
 def test_other_measurements_are_another_diagnosis(place: Place) -> None:
