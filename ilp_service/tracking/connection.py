@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from ilp_service.errors import IlpError, StorageError, TrackingError
+from ilp_service.tracking.grants import missing_grant
 
 PROBE_SECONDS = 5
 """How long a store may take to answer the first call, seconds."""
@@ -195,6 +196,9 @@ def _sentence(uri: str, error: Exception) -> IlpError:
         return _unreachable(uri)
     first = " ".join(text.split())[:300].replace(uri, shown(uri))
     if any(mark in lowered for mark in _REFUSED):
+        grant = missing_grant(text) if "403" in lowered or "permission_denied" in lowered else None
+        if grant is not None:
+            return _StoreDownError(f"The tracking server {shown(uri)} refuses ({first}); this user needs {grant}.")
         return _StoreDownError(
             f"The tracking server {shown(uri)} refuses ({first}); "
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that this user may write."

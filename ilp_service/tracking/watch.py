@@ -222,7 +222,7 @@ def end_run(tracking: Tracking, run_id: str, status: str, tags: Mapping[str, str
 
 
 def retag_version(tracking: Tracking, name: str, number: str, tags: Mapping[str, str | None]) -> None:
-    """Set tags of a version, and take off those whose value is ``None``.
+    """Set tags of a version, and take off those whose value is ``None``, or empty them where this user may not.
 
     Raises:
         ModelNotFoundError: The version is no longer registered.
@@ -236,8 +236,8 @@ def retag_version(tracking: Tracking, name: str, number: str, tags: Mapping[str,
             off = [key for key, value in tags.items() if value is None]
             have = client.get_model_version(name, number).tags if off else {}
             for key in off:
-                if key in have:
-                    client.delete_model_version_tag(name, number, key)
+                if have.get(key):
+                    _take_off(client, name, number, key)
             for key, value in tags.items():
                 if value is not None:
                     client.set_model_version_tag(name, number, key, value)
@@ -245,6 +245,18 @@ def retag_version(tracking: Tracking, name: str, number: str, tags: Mapping[str,
             if connection.is_missing(error):
                 raise ModelNotFoundError(f"models:/{name}/{number} is no longer registered.") from error
             raise
+
+
+def _take_off(client: Any, name: str, number: str, key: str) -> None:  # noqa: ANN401 (MLflow has no types)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.delete_model_version_tag(name, number, key)
+    except MlflowException as error:
+        # MLflow asks for MANAGE for deleting a tag, and for EDIT for setting it.
+        if "403" not in str(error) and error.error_code != "PERMISSION_DENIED":
+            raise
+        client.set_model_version_tag(name, number, key, "")
 
 
 def _version(found: Any) -> Version:  # noqa: ANN401 (MLflow has no types)
