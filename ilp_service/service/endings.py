@@ -17,7 +17,6 @@ from ilp_service.errors import (
     UnsafeWeightsError,
 )
 from ilp_service.service.desk import Status
-from ilp_service.service.inputs import NeedsDataError
 from ilp_service.tracking.connection import is_down
 
 _REFUSED = (UnsafeWeightsError, RemoteCodeError, SourceUnreadableError)
@@ -52,7 +51,7 @@ def ending_of(error: Exception) -> Ending:
         return Ending("failed", reason, again=True, down=is_down(error) and " refuses (" not in str(error))
     if isinstance(error, StorageError | EndpointError):
         return Ending("failed", reason, again=True)
-    if isinstance(error, NeedsDataError | DataNotFoundError):
+    if isinstance(error, DataNotFoundError):
         return Ending("needs_data", reason)
     if isinstance(error, _REFUSED):
         # A source behind a network that fails for a moment is not a bad source.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ilp_service.errors import IlpError
+from ilp_service.errors import DataNotFoundError
 from ilp_service.service.configuration import ModelDefaults
 from ilp_service.tracking.watch import LoggedData, Version
 
@@ -20,10 +20,8 @@ _REMOTE = ("runs:/", "mlflow-artifacts:/", "s3://", "gs://", "abfss://", "wasbs:
 _TRAINING = {"training", "train", "fine-tuning", "finetuning"}
 
 
-class NeedsDataError(IlpError):
+class NeedsDataError(DataNotFoundError):
     """Nobody says what the version was trained on, or it may not be read."""
-
-    exit_code = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ COMMAND = (sys.executable, "-m", "ilp_service.service.child")
 _LOOK = 0.5
 _SLOW_LOOK = 2.0
 _SLOW_AFTER = 30.0
+_LEAVING_SECONDS = 2.0
 _LOG_BYTES = 4 * 2**20
 _LINE_BYTES = 2**20
 _SECRET = ("ILP_WEBHOOK_SECRET", "ILP_SERVICE_", "MLFLOW_WEBHOOK_SECRET", "DBOS_", "PGPASSWORD")
@@ -184,6 +185,10 @@ class Attempt:
 
     def close(self) -> int:
         """End it if it goes on, and give back what it took; returns its exit status, negative for a signal."""
+        if self._over:
+            # Its output is closed, so it is leaving, and how it leaves is worth a moment.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LEAVING_SECONDS)
         self.kill()
         for thread in self._threads:
             thread.join(5)

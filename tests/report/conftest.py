@@ -11,8 +11,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module alone: while it is open, an event loop runs in this thread, which others do not expect."""
     program = shutil.which("chromium")
     if program is None:
         pytest.fail("chromium is not on PATH; run scripts/install-chromium")
