@@ -85,7 +85,7 @@ def unlearned_rates(rows: Rows, measured: pa.Table, original: pa.Table) -> dict[
     now, before = rows.rates(measured, "p_correct"), rows.rates(original, "p_correct")
     found["unlearned_rate_with_pipeline"] = _below(now, rows.wanted)
     learned = rows.wanted & (before >= LEARNED)
-    return found | {"damage": float((now[learned] < LEARNED).mean())}
+    return found | {"damage": _below(now, learned)}
 
 
 def _below(rates: Array, rows: Mask) -> float:
@@ -114,7 +114,8 @@ def paper_figures(
             losses.setdefault(result.arm, []).append(result.general_loss or 0.0)
 
     def learned(arm: str, group: Mask, form: Mapping[str, Sequence[Array]] = by_arm) -> float:
-        return float(np.mean([(rates[group] >= LEARNED).mean() for rates in form[arm]]))
+        known = [rates[group & ~np.isnan(rates)] for rates in form[arm]]
+        return float(np.mean([(rates >= LEARNED).mean() for rates in known]))
 
     blind = rows.causes == MISSING
     conflict = np.asarray([attributed.get(key) == CONFLICT for key in rows.ids], dtype=np.bool_) & rows.wanted

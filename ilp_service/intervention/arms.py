@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ilp_service.remedies import Change, Price
 
@@ -80,9 +81,11 @@ class ArmResult:
         seed: Of the fine-tuning.
         status: ``done``, or ``diverged``: the loss was not finite or exploded, and nothing was measured.
         reason: One sentence, empty when done.
-        measured: One row a sample (:data:`MEASURED`); empty when it diverged.
+        measured: One row a sample (:data:`MEASURED`); empty when it diverged. What was held out has only nulls: it was
+            not trained on, so whether it is learned says nothing about the arm.
         general_loss: Held-out loss on general text, nats a token; ``None`` where there is none.
         cost: What it cost.
+        held_out: Samples that were not trained on, so that their loss could tell when to stop.
     """
 
     arm: str
@@ -92,3 +95,16 @@ class ArmResult:
     measured: pa.Table
     general_loss: float | None
     cost: Cost
+    held_out: tuple[str, ...] = ()
+
+
+def blanked(measured: pa.Table, ids: Collection[str]) -> pa.Table:
+    """What was measured (:data:`MEASURED`), with nulls in the rows of some samples."""
+    if not ids:
+        return measured
+    keep = pc.invert(pc.is_in(measured["sample_id"], value_set=pa.array(sorted(ids), pa.string())))
+    columns = [
+        column if name == "sample_id" else pc.if_else(keep, column, pa.scalar(None, column.type))
+        for name, column in zip(measured.column_names, measured.columns, strict=True)
+    ]
+    return pa.table(columns, schema=measured.schema)

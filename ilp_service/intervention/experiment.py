@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ilp_service.changes import Change
 from ilp_service.checkpoints.threads import SMALL_BYTES
-from ilp_service.intervention.arms import MEASURED, Arm, ArmResult, Cost
+from ilp_service.intervention.arms import MEASURED, Arm, ArmResult, Cost, blanked
 from ilp_service.stages import digest_of, stage
 from ilp_service.tables import atomic_path, write_table
 
@@ -119,7 +119,7 @@ def run_experiment(
                 kept = False
                 say(f"{title}: training")
                 _fill(empty, recipe, arm, seed, measure, train, progress)
-        done = read_stage(place.folder, arm, kept=kept)
+        done = read_stage(place.folder, arm, recipe, kept=kept)
         results.append(done.result)
         say(f"{title}: {_told(done)}")
         if on_done is not None:
@@ -145,29 +145,44 @@ def stage_of(recipe: Recipe, arm: Arm, seed: int, measured_by: str, folder: Path
         measured_by: Digest of how it is measured.
         folder: Of the experiment.
     """
-    treated = sorted({key for keys in arm.treats.values() for key in keys})
     # Who is treated matters to the training only where samples are held out of it.
-    spared = treated if arm.change.epochs is not None else []
+    spared = sorted(_spared(arm)) if arm.change.epochs is not None else []
     change = arm.change.public()
     digest = digest_of(recipe.digest, change, spared, arm.general_tokens, arm.seed, seed, measured_by)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", arm.name).strip("-.") or "arm"
     return Place(folder / f"{plain[:60]}-{seed}-{digest[:12]}", digest)
 
 
-def read_stage(folder: Path, arm: Arm, *, kept: bool = True) -> Done:
+def read_stage(folder: Path, arm: Arm, recipe: Recipe, *, kept: bool = True) -> Done:
     """What is kept of an arm under a seed."""
     told = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    held_out = tuple(told["held_out"]) if "held_out" in told else _held_out(recipe, arm, told["seed"])
     cost = Cost(**{**told["cost"], "documents": arm.price.documents, "judgements": arm.price.judgements})
     result = ArmResult(
         arm=arm.name,
         seed=told["seed"],
         status=told["status"],
         reason=told["reason"],
-        measured=pq.read_table(folder / _MEASURED).cast(MEASURED),
+        measured=blanked(pq.read_table(folder / _MEASURED).cast(MEASURED), held_out),
         general_loss=told["general_loss"],
         cost=cost,
+        held_out=held_out,
     )
     return Done(arm, result, tuple(told["notes"]), folder, kept)
+
+
+def _held_out(recipe: Recipe, arm: Arm, seed: int) -> tuple[str, ...]:
+    """Who was held out, where the result that is kept does not name them; drawn once more."""
+    if arm.change.epochs is None:
+        return ()
+    from ilp_service.training.changed_plan import planned
+
+    plan = planned(recipe, arm.change, seed=seed, spared=_spared(arm), general_tokens=arm.general_tokens, draw=arm.seed)
+    return plan.held_out
+
+
+def _spared(arm: Arm) -> frozenset[str]:
+    return frozenset(key for keys in arm.treats.values() for key in keys)
 
 
 def _fill(
@@ -178,7 +193,7 @@ def _fill(
         arm.change,
         seed=seed,
         folder=folder / "training",
-        spared=frozenset(key for keys in arm.treats.values() for key in keys),
+        spared=_spared(arm),
         general_tokens=arm.general_tokens,
         draw=arm.seed,
         progress=progress,
@@ -203,6 +218,7 @@ def _fill(
         "general_loss": loss,
         "cost": asdict(cost),
         "notes": list(trained.notes),
+        "held_out": list(trained.held_out),
     }
     size = 0 if trained.model is None else sum(one.numel() * one.element_size() for one in trained.model.parameters())
     del trained
@@ -228,8 +244,8 @@ def _told(done: Done) -> str:
     result = done.result
     if result.status == "diverged":
         return f"diverged, {result.reason}"
-    unlearned = sum(map(bool, result.measured["unlearned"].to_pylist()))
+    unlearned = result.measured["unlearned"].drop_null().to_pylist()
     return (
-        f"{unlearned} of {result.measured.num_rows} unlearned, {result.cost.training_tokens} tokens, "
+        f"{sum(unlearned)} of {len(unlearned)} unlearned, {result.cost.training_tokens} tokens, "
         f"{result.cost.seconds:.1f} s" + (" (kept)" if done.kept else "")
     )

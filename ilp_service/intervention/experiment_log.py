@@ -90,7 +90,9 @@ class ExperimentLog:
             found["ilp.general_loss"] = result.general_loss
         if result.status == "diverged":
             return found
-        after = dict(zip(*(result.measured[name].to_pylist() for name in ("sample_id", "unlearned")), strict=True))
+        # Null: held out, so not trained on.
+        columns = (result.measured[name].to_pylist() for name in ("sample_id", "unlearned"))
+        after = {key: unlearned for key, unlearned in zip(*columns, strict=True) if unlearned is not None}
         found |= {"ilp.unlearned": float(sum(after.values())), "ilp.unlearned_rate": _share(list(after.values()))}
         learned = [after[key] for key, unlearned in self.original.items() if not unlearned and key in after]
         if learned:

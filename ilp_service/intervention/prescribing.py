@@ -151,7 +151,7 @@ def carry_out(
                 tuple(told["notes"]),
             )
         after = pq.read_table(place / _MEASURED).cast(MEASURED)
-        outcome = outcome_of(decision, _original(decision), after, told["general_loss"])
+        outcome = outcome_of(decision, _original(decision), after, told["general_loss"], told["held_out"])
         artifacts |= {"measured": run.log_file(place / _MEASURED), "result": run.log_dict(outcome.public(), _RESULT)}
         run.log_metrics(outcome.metrics())
         model = place / told["model"]
@@ -202,6 +202,7 @@ def _fill(folder: Path, decision: Decision, progress: Progress | None) -> None:
         "diverged": trained.diverged,
         "general_loss": loss,
         "notes": list(trained.notes),
+        "held_out": list(trained.held_out),
         "model": name,
     }
     (folder / _RESULT).write_text(json.dumps(told), encoding="utf-8")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Before and after. Samples that are removed or corrected are in none of the figures: they are not taught any more.
+    """Before and after. Samples that are removed, corrected or held out are in none of the figures: nobody taught them.
 
     Attributes:
         samples: Samples that are compared.
@@ -26,6 +26,7 @@ class Outcome:
         of_cause: Unlearned before, by attributed cause.
         lost: Learned before and unlearned after.
         withdrawn: Samples that are removed or corrected.
+        held_out: Further samples that were not trained on, so that their loss could tell when to stop.
         forms: Share of samples below the threshold of detection when asked otherwise (``paraphrase``, ``cloze``),
             before and after, of those measured both times.
         general_loss: Held-out loss on general text after, nats a token; ``None`` where there is none.
@@ -38,6 +39,7 @@ class Outcome:
     of_cause: Mapping[str, int]
     lost: int
     withdrawn: int
+    held_out: int
     forms: Mapping[str, tuple[float, float]]
     general_loss: float | None
 
@@ -78,6 +80,7 @@ class Outcome:
             "lost": self.lost,
             "damage": self.damage,
             "withdrawn": self.withdrawn,
+            "held_out": self.held_out,
             "forms": {name: {"before": one, "after": other} for name, (one, other) in self.forms.items()},
             "general_loss": self.general_loss,
         }
@@ -98,13 +101,16 @@ class Outcome:
         return found
 
 
-def outcome_of(decision: Decision, before: pa.Table, after: pa.Table, general_loss: float | None) -> Outcome:
+def outcome_of(
+    decision: Decision, before: pa.Table, after: pa.Table, general_loss: float | None, held_out: Iterable[str] = ()
+) -> Outcome:
     """Compare two measurements of the same samples (:data:`~ilp_service.intervention.arms.MEASURED`)."""
     change = decision.prescription.change
     return compare(
         before,
         after,
         withdrawn={*change.removed, *change.corrected},
+        held_out=held_out,
         cause_of=decision.diagnosed.cause_of(),
         threshold=decision.diagnosed.settings.detection.threshold,
         general_loss=general_loss,
@@ -119,6 +125,7 @@ def compare(
     cause_of: Mapping[str, str],
     threshold: float,
     general_loss: float | None = None,
+    held_out: Iterable[str] = (),
 ) -> Outcome:
     """What changed between two measurements.
 
@@ -129,10 +136,12 @@ def compare(
         cause_of: Attributed cause by sample id.
         threshold: Pass rate below which a sample counts as unlearned in other forms.
         general_loss: Held-out loss on general text, nats a token.
+        held_out: Samples that the new model was not trained on.
     """
     gone = set(withdrawn)
+    untaught = set(held_out) - gone
     old, new = (_by_id(table) for table in (before, after))
-    ids = [key for key in old if key in new and key not in gone]
+    ids = [key for key in old if key in new and key not in gone and key not in untaught]
     sick = [key for key in ids if old[key]["unlearned"]]
     causes = [cause_of.get(key, UNATTRIBUTED) for key in sick]
     mended = [cause for key, cause in zip(sick, causes, strict=True) if not new[key]["unlearned"]]
@@ -151,6 +160,7 @@ def compare(
         of_cause={cause: causes.count(cause) for cause in sorted(set(causes))},
         lost=sum(not old[key]["unlearned"] and bool(new[key]["unlearned"]) for key in ids),
         withdrawn=len(gone & old.keys()),
+        held_out=len(untaught & old.keys()),
         forms=forms,
         general_loss=general_loss,
     )
@@ -173,4 +183,6 @@ def outcome_text(outcome: Outcome) -> str:
     lines += [f"  asked as {name}: {one:.1%} before, {other:.1%} after" for name, (one, other) in outcome.forms.items()]
     if outcome.withdrawn:
         lines.append(f"{outcome.withdrawn} samples were removed or corrected, and are not counted.")
+    if outcome.held_out:
+        lines.append(f"{outcome.held_out} samples were held out to tell when to stop, and are not counted.")
     return "\n".join(lines)

@@ -124,7 +124,7 @@ RECOVERIES = pa.schema(
             "status",
             pa.string(),
             "recovered, unlearned (still), kept (learned before and after), lost (learned before), withdrawn (the arm "
-            "removes or corrects it) or not measured",
+            "removes or corrects it) or not measured (held out from its training, among others)",
         ),
     ]
 )
