@@ -48,7 +48,8 @@ def _tell(model_uri: str, tracking: Tracking, run: Run, reason: str) -> None:
 
 def sentence(error: Exception) -> str:
     """The first sentence of an error, at most so long that a registry shows it whole."""
-    text = " ".join(str(error).split())
+    # Names of files may hold halves of characters, which no database takes.
+    text = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
     if not isinstance(error, IlpError):
         text = f"{type(error).__name__}: {text}"
     first = re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]

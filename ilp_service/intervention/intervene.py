@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from ilp_service.intervention.measuring import Measurer
 from ilp_service.intervention.outcomes import outcomes_of
 from ilp_service.intervention.planning import Planned, plan_arms, wanted_arms
 from ilp_service.intervention.recipes import course_tokens, recipe_of
+from ilp_service.intervention.refusals import grouped
 from ilp_service.intervention.reopening import Diagnosed, reopen
 from ilp_service.intervention.runs import questions_of
 from ilp_service.intervention.tables import write_tables
@@ -150,7 +150,11 @@ class Experiment:
             "training_tokens": self.tokens,
             "seeds": list(self.seeds),
             "arms": arms,
-            "refused": {plan.mitigation: reasons(plan.refused) for plan in self.planned.plans if plan.refused},
+            "refused": {
+                plan.mitigation: [one.public() for one in grouped(plan.refused)]
+                for plan in self.planned.plans
+                if plan.refused
+            },
             "left_out": dict(self.left_out),
             "failures": dict(self.planned.failures),
         }
@@ -185,11 +189,6 @@ class InterventionResult:
             "artifacts": dict(self.artifacts),
             "run_seconds": round(self.seconds, 2),
         }
-
-
-def reasons(refused: Mapping[str, str]) -> dict[str, int]:
-    """How many samples are refused for each reason, commonest first."""
-    return dict(sorted(Counter(refused.values()).items(), key=lambda one: (-one[1], one[0])))
 
 
 def design_experiment(request: InterventionRequest, tracking: Tracking, say: Callable[[str], None]) -> Experiment:

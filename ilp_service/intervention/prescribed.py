@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ilp_service.changes import Change
 from ilp_service.intervention.choosing import Budget, Cost
+from ilp_service.intervention.refusals import grouped
 from ilp_service.remedies import Plan, Price
 from ilp_service.settings import InterventionSettings
 
@@ -182,21 +182,10 @@ def _lines(prescription: Prescription, prices: InterventionSettings) -> Iterator
         f"({expected.low:.0f} to {expected.high:.0f}), {expected.secured:.0f} at risk are made safe, "
         f"{expected.lost:.0f} learned ones are lost."
     )
-    kinds = Counter(_kind(reason) for reason in prescription.left_out.values())
-    for kind, count in kinds.most_common():
-        yield f"Left out, {count}: {kind}"
+    for one in grouped(prescription.left_out):
+        yield f"Left out, {one.count}: {one.text[:1].lower()}{one.text[1:]}"
     yield from prescription.notes
 
 
 def _spent(name: str, amount: float, cap: float | None) -> str:
     return f"{name} {amount:,g}" if cap is None else f"{name} {amount:,g} of {cap:,g}"
-
-
-def _kind(reason: str) -> str:
-    """A reason without what is about one sample alone."""
-    first, _, rest = reason.partition(": ")
-    return (
-        f"{first.lower()}."
-        if first.startswith(("No remedy", "Not worth it", "Refused"))
-        else f"{first.lower()}: {rest}"
-    )

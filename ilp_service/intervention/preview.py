@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ilp_service.intervention.intervene import reasons
+from ilp_service.intervention.refusals import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ilp_service.intervention.intervene import Experiment
 
-_REASONS = 3
+_REASONS = 5
+"""Reasons of a remedy that are shown."""
 
 
 def preview(experiment: Experiment) -> str:
@@ -46,10 +47,10 @@ def preview(experiment: Experiment) -> str:
         lines.append(f"{done} of {seeds * len(experiment.arms)} trainings are done already and are not done again.")
     for plan in experiment.planned.plans:
         lines.append(f"{plan.mitigation}: {plan.summary}")
-        told = reasons(plan.refused)
-        lines += [f"  refused, {count}: {reason}" for reason, count in list(told.items())[:_REASONS]]
-        if len(told) > _REASONS:
-            lines.append(f"  refused, {sum(list(told.values())[_REASONS:])}: for {len(told) - _REASONS} other reasons")
+        told = grouped(plan.refused)
+        lines += [f"  refused, {one.count}: {one.text}" for one in told[:_REASONS]]
+        if rest := told[_REASONS:]:
+            lines.append(f"  refused, {sum(one.count for one in rest)}: for {len(rest)} other reasons")
     lines += [f"not tried: {reason}" for reason in experiment.left_out.values()]
     return "\n".join(lines)
 

@@ -31,6 +31,7 @@ _PROBES = frozenset({"/healthz", "/readyz"})
 _WEBHOOKS = "/webhooks/"
 _STATIC = "/static/"
 _PAGES = re.compile(r"/(?:jobs/[0-9a-f]{32}(?:/report)?)?")
+_FORMS = re.compile(r"(/jobs/[0-9a-f]{32})/(?:cancel|retry)|/jobs|/logout")
 _COOKIE = re.compile(r"([0-9]{1,12})\.([0-9a-f]{16})\.([0-9a-f]{64})")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{1,5})?")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -113,8 +114,9 @@ def is_own(request: Request) -> bool:
     Browsers tell where a request comes from; programs do not, and cannot send a form by mistake.
     """
     site = request.headers.get("sec-fetch-site")
-    if site is not None and site not in {"same-origin", "none"}:
-        return False
+    if site is not None:
+        # No page can set it, and it holds behind a proxy that changes the Host header as well.
+        return site in {"same-origin", "none"}
     origin = request.headers.get("origin")
     if origin is not None:
         try:
@@ -123,7 +125,7 @@ def is_own(request: Request) -> bool:
             return False
     form = request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json"
     # An old browser says neither; it cannot send a bearer or JSON across sites.
-    return site is not None or not form or "authorization" in request.headers or "content-type" not in request.headers
+    return not form or "authorization" in request.headers or "content-type" not in request.headers
 
 
 def safe_way(way: str | None) -> str:
@@ -165,9 +167,20 @@ class Guard:
             return problem(403, "The request comes from another site.")
         if inside or path == SIGN_IN or path.startswith(_STATIC):
             return None
-        if request.method == "GET" and _PAGES.fullmatch(path):
-            query = request.scope["query_string"].decode("latin-1")
-            return RedirectResponse(f"{SIGN_IN}?next={quote(path + ('?' + query if query else ''))}", 303)
+        if (way := _way_back(request, path)) is not None:
+            return RedirectResponse(f"{SIGN_IN}?next={quote(way)}", 303)
         return problem(
             401, "A token is needed: Authorization: Bearer <ILP_SERVICE_TOKEN>.", {"WWW-Authenticate": "Bearer"}
         )
+
+
+def _way_back(request: Request, path: str) -> str | None:
+    """Where a person goes on who signs in now; ``None`` for a program, which cannot."""
+    if request.method in {"GET", "HEAD"} and _PAGES.fullmatch(path):
+        query = request.scope["query_string"].decode("latin-1")
+        return path + ("?" + query if query else "")
+    form = _FORMS.fullmatch(path)
+    if form is not None and "text/html" in request.headers.get("accept", ""):
+        # The session ended while the page was open; what was sent is not done by itself afterwards.
+        return form[1] or "/"
+    return None

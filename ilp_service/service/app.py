@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+
+
+class _Static(StaticFiles):
+    """Stylesheet, script and icon: the browser keeps them, and asks each time whether they are the same."""
+
+    def file_response(self, *args: Any, **more: Any) -> Response:  # noqa: ANN401
+        """One file, or that it has not changed."""
+        answer = super().file_response(*args, **more)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +122,7 @@ def create_app(
             *SignIn(access, page.html).routes(),
             Route(PATH, receive, methods=["POST"]),
             *page.routes(),
-            Mount("/static", StaticFiles(directory=_HERE / "static")),
+            Mount("/static", _Static(directory=_HERE / "static")),
         ],
         middleware=[Middleware(Headers), Middleware(Guard, access=access)],
         exception_handlers={

@@ -127,7 +127,9 @@ class Ledger:
         table, limit = registrations.c, max(1, min(limit, 1000))
         query = sa.select(registrations)
         if model:
-            query = query.where(sa.func.lower(table.model).contains(model.lower(), autoescape=True))
+            # Some databases know small and capital letters of ASCII alone; what is written alike is found by all.
+            alike = sa.func.lower(table.model).contains(model.lower(), autoescape=True)
+            query = query.where(sa.or_(alike, table.model.contains(model, autoescape=True)))
         if status:
             query = query.where(table.status == status)
         if place := _place(after):

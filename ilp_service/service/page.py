@@ -16,7 +16,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ilp_service.errors import IlpError
-from ilp_service.service.access import safe_way
 from ilp_service.service.answers import RefusedError, form_of, model_name, model_version
 from ilp_service.service.api import act, utc, wanted_model, wanted_start, wanted_status
 from ilp_service.service.desk import RETRYABLE, STATUSES, UNFINISHED, Desk, JobView, Page, Status
@@ -52,16 +51,14 @@ class Section:
         key: For the element's id.
         title: Heading.
         jobs: Latest first.
-        total: How many there are, where that is known.
-        more: Address of the next ones.
+        more: What leads to others, and its address.
         empty: What is said when there are none.
     """
 
     key: str
     title: str
     jobs: Sequence[JobView]
-    total: int | None
-    more: str | None
+    more: Sequence[tuple[str, str]]
     empty: str
 
 
@@ -132,7 +129,7 @@ class StatusPage:
         """Paths and who answers them."""
         return [
             Route("/", self.overview, methods=["GET"]),
-            Route("/jobs", self.submit, methods=["POST"]),
+            Route("/jobs", self.submit, methods=["GET", "POST"]),
             Route("/jobs/{job_id}", self.job, methods=["GET"]),
             Route("/jobs/{job_id}/report", self.report, methods=["GET"]),
             Route("/jobs/{job_id}/cancel", self.change, methods=["POST"], name="cancel"),
@@ -150,36 +147,40 @@ class StatusPage:
         model, status, after = wanted_model(request), wanted_status(request), wanted_start(request)
         counts = await anyio.to_thread.run_sync(self._desk.counts)
         sections = await anyio.to_thread.run_sync(self._sections, model, status, after)
-        way = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        first = _address(model=model, status=status) if after and status else None
         return self.html(
-            "overview.html.j2", counts=counts, sections=sections, model=model or "", status=status or "",
-            after=after, way=safe_way(way),
-        )  # fmt: skip
+            "overview.html.j2", counts=counts, sections=sections, model=model or "", status=status or "", first=first
+        )
 
     def _sections(self, model: str | None, status: Status | None, after: str | None) -> list[Section]:
         if status is not None:
             page = self._desk.jobs(model=model, status=status, limit=ROWS, after=after)
-            more = None if page.next is None else _address(model=model, status=status, after=page.next)
             title = LABELS[status].capitalize()
-            return [Section("found", title, page.items, None, more, "No job matches.")]
+            return [Section("found", title, page.items, _next(page, model, status), "No job matches.")]
         ask = partial(self._desk.jobs, model=model, limit=ROWS)
         running, queued = ask(status="running"), ask(status="queued")
-        finished = self._finished(model)
         return [
-            Section("running", "Running", running.items, None, _more(running, model, "running"), "Nothing is running."),
-            Section("queue", "Queue", queued.items, None, _more(queued, model, "queued"), "Nothing is waiting."),
-            Section("finished", "Finished", finished, None, None, "Nothing has finished yet."),
+            Section("running", "Running", running.items, _next(running, model, "running"), "Nothing is running."),
+            Section("queue", "Queue", queued.items, _next(queued, model, "queued"), "Nothing is waiting."),
+            self._finished(model),
         ]
 
-    def _finished(self, model: str | None) -> list[JobView]:
-        found = [
-            job
+    def _finished(self, model: str | None) -> Section:
+        """The latest of all that ended; where there are more, each status leads to its own."""
+        pages = {
+            status: self._desk.jobs(model=model, status=status, limit=ROWS)
             for status in STATUSES
             if status not in UNFINISHED
-            for job in self._desk.jobs(model=model, status=status, limit=ROWS).items
-        ]
+        }
+        found = [job for page in pages.values() for job in page.items]
         found.sort(key=lambda job: (utc(job.ended_at or job.queued_at) or "", job.job_id), reverse=True)
-        return found[:ROWS]
+        shown = {status: sum(job.status == status for job in found[:ROWS]) for status in pages}
+        more = [
+            (f"More: {LABELS[status]}", _address(model=model, status=status))
+            for status, page in pages.items()
+            if page.next is not None or len(page.items) > shown[status]
+        ]
+        return Section("finished", "Finished", found[:ROWS], more, "Nothing has finished yet.")
 
     async def job(self, request: Request) -> Response:
         """One job with all that is known of it."""
@@ -208,15 +209,17 @@ class StatusPage:
         return HTMLResponse(found, headers={"Content-Security-Policy": _REPORT_POLICY})
 
     async def submit(self, request: Request) -> Response:
-        """Hand in a version by the form."""
+        """Hand in a version by the form; whoever comes here otherwise is shown the form."""
+        if request.method != "POST":
+            return RedirectResponse("/", 303)
         fields = await form_of(request)
         model, version = model_name(fields.get("model", "").strip()), model_version(fields.get("version", "").strip())
         submitted = await anyio.to_thread.run_sync(partial(self._desk.submit, model, version, via="api"))
         return RedirectResponse(f"/jobs/{submitted.job_id}", 303)
 
 
-def _more(page: Page, model: str | None, status: Status) -> str | None:
-    return None if page.next is None else _address(model=model, status=status, after=page.next)
+def _next(page: Page, model: str | None, status: Status) -> list[tuple[str, str]]:
+    return [] if page.next is None else [("Next", _address(model=model, status=status, after=page.next))]
 
 
 def _address(**wanted: str | None) -> str:

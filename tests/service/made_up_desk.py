@@ -39,7 +39,7 @@ class MadeUpDesk:
 
     def put(self, model: str, version: str = "1", status: Status = "queued", **facts: Any) -> JobView:  # noqa: ANN401
         """A job as it is wished."""
-        job_id = hashlib.md5(f"{model}\n{version}".encode(), usedforsecurity=False).hexdigest()
+        job_id = hashlib.md5(f"{model}\n{version}".encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
         queued_at = EARLIER + timedelta(seconds=len(self.made))
         view = JobView(
             job_id=job_id, model=model, version=version, status=status, reason=None, step=None, progress=0.0,

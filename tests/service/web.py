@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from ilp_service.errors import SourceUnreadableError
-from ilp_service.service.app import WebSettings, create_app
+from ilp_service.service.app import WebSettings, create_app, web_server
 from ilp_service.service.credentials import Credentials
 from ilp_service.service.meters import Meters
 from ilp_service.service.receiver import sign
+from ilp_service.service.reports import Reports
 from tests.service.made_up_desk import MadeUpDesk
 
 SECRET = "the secret of these tests"  # noqa: S105
@@ -33,21 +38,44 @@ class MadeUpReports:
         return self.made[uri]
 
 
-def client(
+def application(
     desk: MadeUpDesk | None = None,
     *,
     token: str | None = None,
     secrets: tuple[str, ...] = (SECRET, OLD_SECRET),
     host: str = "127.0.0.1",
     tracking_uri: str | None = None,
-    reports: MadeUpReports | None = None,
+    reports: Reports | None = None,
     window: float = 300,
-) -> TestClient:
-    """Asks the application itself, without a network, as a program on this machine would."""
+) -> Starlette:
+    """The application of `ilp serve` around a desk."""
     desk = desk or MadeUpDesk()
     settings = WebSettings(host, Credentials(secrets, token), tracking_uri, window)
-    app = create_app(desk, settings, reports=reports or MadeUpReports(), meters=Meters(desk))
+    return create_app(desk, settings, reports=reports or MadeUpReports(), meters=Meters(desk))
+
+
+def client(desk: MadeUpDesk | None = None, **settings: Any) -> TestClient:  # noqa: ANN401
+    """Asks the application itself, without a network, as a program on this machine would."""
+    app = application(desk, **settings)
     return TestClient(app, "http://127.0.0.1:8080", raise_server_exceptions=False, follow_redirects=False)
+
+
+@contextlib.contextmanager
+def served(app: Starlette) -> Iterator[str]:
+    """The application behind the server of `ilp serve`, in a thread of its own; gives its address."""
+    server = web_server(app, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def event(name: object = "bot", version: object = "1", **more: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -28,8 +28,8 @@
       part.replaceWith(document.adoptNode(other));
     }
     if (focused && document.activeElement !== byId(focused)) {
-      const again = byId(focused);
-      if (again) again.focus({ preventScroll: true });
+      // A button goes when its job goes on; then the keyboard stays in this part of the page.
+      (byId(focused) || byId("main")).focus({ preventScroll: true });
     }
   };
 
