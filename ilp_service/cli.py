@@ -46,6 +46,7 @@ class _Commands(click.Group):
     lazy: ClassVar[dict[str, tuple[str, str]]] = {
         "train": ("ilp_service.training.command", "train"),
         "serve": ("ilp_service.service.command", "serve"),
+        "webhook": ("ilp_service.service.webhook_command", "webhook"),
         "demo": ("ilp_service.benchmark.demo", "demo"),
         "classifier": ("ilp_service.attribution.command", "classifier"),
         "intervene": ("ilp_service.intervention.command", "intervene"),
