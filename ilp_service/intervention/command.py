@@ -66,6 +66,7 @@ def intervene(
 
     Finished trainings are kept: the same command goes on where it was interrupted, and costs nothing once it is done.
     """
+    from ilp_service.intervention.bars import Terminal
     from ilp_service.intervention.intervene import InterventionRequest, design_experiment, names_of
     from ilp_service.intervention.intervene import intervene as run
     from ilp_service.intervention.preview import preview
@@ -87,19 +88,15 @@ def intervene(
         overrides=(*overrides, *chosen),
     )
     tracking = Tracking(experiment=experiment or read_run(Tracking(), run_id).experiment)
-    found = design_experiment(request, tracking, _say)
+    terminal = Terminal()
+    found = design_experiment(request, tracking, terminal.say, bars=terminal.bars)
     if dry_run:
         click.echo(json.dumps(found.public()) if as_json else preview(found))
         return
-    _say(preview(found))
-    result = run(found, tracking, _say)
+    terminal.say(preview(found))
+    result = run(found, tracking, terminal.say, terminal.step)
     if as_json:
         click.echo(json.dumps(result.public()))
         return
     click.echo(effects_text(result.effects))
     click.echo(f"Report: {result.artifacts['report']}")
-
-
-def _say(line: str) -> None:
-    """One line for people, on stderr; stdout is for results."""
-    click.echo(line, err=True)

@@ -121,13 +121,16 @@ class Decision:
         }
 
 
-def decide(request: PrescriptionRequest, tracking: Tracking, say: Callable[[str], None]) -> Decision:
+def decide(
+    request: PrescriptionRequest, tracking: Tracking, say: Callable[[str], None], *, bars: bool = False
+) -> Decision:
     """Choose what to do; nothing is trained, and what was asked of sources and the judge is kept.
 
     Args:
         request: What is asked for.
         tracking: The store.
         say: Takes one line of progress for people.
+        bars: Show bars on stderr where models are asked, now and after the training.
 
     Raises:
         SettingsError: General text is needed and none is known.
@@ -135,7 +138,13 @@ def decide(request: PrescriptionRequest, tracking: Tracking, say: Callable[[str]
     """
     at_risk = _at_risk(request, tracking)
     diagnosed = reopen(
-        request.run_id, tracking, say, at_risk=at_risk, plugin_dirs=request.plugin_dirs, overrides=request.overrides
+        request.run_id,
+        tracking,
+        say,
+        at_risk=at_risk,
+        plugin_dirs=request.plugin_dirs,
+        overrides=request.overrides,
+        bars=bars,
     )
     settings = diagnosed.settings
     general = read_general_text(settings, seed=settings.seed)

@@ -191,18 +191,23 @@ class InterventionResult:
         }
 
 
-def design_experiment(request: InterventionRequest, tracking: Tracking, say: Callable[[str], None]) -> Experiment:
+def design_experiment(
+    request: InterventionRequest, tracking: Tracking, say: Callable[[str], None], *, bars: bool = False
+) -> Experiment:
     """Decide what to try, at what price; nothing is trained, and a second look costs nothing.
 
     Args:
         request: What is asked for.
         tracking: The store.
         say: Takes one line of progress for people.
+        bars: Show bars on stderr where models are asked, now and after every training.
 
     Raises:
         IlpError: Anything that a user can mend.
     """
-    diagnosed = reopen(request.run_id, tracking, say, plugin_dirs=request.plugin_dirs, overrides=request.overrides)
+    diagnosed = reopen(
+        request.run_id, tracking, say, plugin_dirs=request.plugin_dirs, overrides=request.overrides, bars=bars
+    )
     settings = diagnosed.settings
     wanted = wanted_arms(diagnosed.plugins.mitigations, request.arms)
     known = known_training(diagnosed, tracking, request.recipe)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from ilp_service.checkpoints.threads import fitting_threads
 from ilp_service.detection.criterion import detect
@@ -253,9 +254,13 @@ class _ArmSlices:
             yield from self.work.run(name, keys, schema, compute)
             return
         kept = self.tables[name] = []
-        for begin in range(0, len(keys), self.work.size):
-            kept.append(self.compute(name, compute, keys[begin : begin + self.work.size], schema))
-            yield kept[-1]
+        title = f"measuring: {name.rpartition('/')[2]}"
+        with tqdm(total=len(keys), desc=title, unit="", disable=not self.work.progress, leave=False) as bar:
+            for begin in range(0, len(keys), self.work.size):
+                some = keys[begin : begin + self.work.size]
+                kept.append(self.compute(name, compute, some, schema))
+                bar.update(len(some))
+                yield kept[-1]
 
     def read(self, name: str, keys: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
         return iter(self.tables[name]) if name in self.tables else self.work.read(name, keys, schema)

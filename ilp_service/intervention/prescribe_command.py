@@ -75,6 +75,7 @@ def prescribe(
     Finished steps are kept: the same command goes on where it was interrupted.
     """
     from ilp_service.errors import SettingsError
+    from ilp_service.intervention.bars import Terminal
     from ilp_service.intervention.choosing import Budget
     from ilp_service.intervention.deciding import PrescriptionRequest, decide
     from ilp_service.intervention.prescribing import carry_out, record
@@ -101,7 +102,8 @@ def prescribe(
         overrides=(*overrides, *chosen),
     )
     tracking = Tracking(experiment=read_run(Tracking(), run_id).experiment)
-    decision = decide(request, tracking, _say)
+    terminal = Terminal()
+    decision = decide(request, tracking, terminal.say, bars=terminal.bars)
     if dry_run or no_train:
         logged = {} if dry_run else record(decision, tracking)
         if as_json:
@@ -111,11 +113,6 @@ def prescribe(
         if logged:
             click.echo(f"Run: {logged['run_id']}")
         return
-    _say(decision.text)
-    result = carry_out(decision, tracking, _say)
+    terminal.say(decision.text)
+    result = carry_out(decision, tracking, terminal.say, terminal.step)
     click.echo(json.dumps(result.public()) if as_json else result.text)
-
-
-def _say(line: str) -> None:
-    """One line for people, on stderr; stdout is for results."""
-    click.echo(line, err=True)

@@ -100,6 +100,7 @@ def reopen(
     at_risk: float | None = None,
     plugin_dirs: Sequence[Path] = (),
     overrides: Sequence[str] = (),
+    bars: bool = False,
 ) -> Diagnosed:
     """Take up a finished diagnosis; what it has measured is read, not measured again.
 
@@ -111,6 +112,7 @@ def reopen(
         plugin_dirs: Further folders with plugins.
         overrides: Settings as ``key=value``. Those of remedies are free; those that the measurements rest on make
             another diagnosis, and are refused.
+        bars: Show bars on stderr where models are asked, by whoever works with the diagnosis too.
 
     Raises:
         ModelNotFoundError: There is no such run.
@@ -134,9 +136,8 @@ def reopen(
         chosen = choose_for(request, tracking, replace(plugins, causes=causes))
     except ChangedInputError as error:
         raise _changed(run_id, error.name) from error
-    work = WorkFolder(
-        request.settings.work_dir / prepared.work_key(request), request.settings.scoring.chunk_samples, progress=False
-    )
+    folder = request.settings.work_dir / prepared.work_key(request)
+    work = WorkFolder(folder, request.settings.scoring.chunk_samples, bars)
     investigated = _investigated(prepared, request.settings, work, at_risk)
     evidence = collect_evidence(investigated.study, causes)
     attributions = attribute(evidence, causes, chosen.meta(), request.settings.attribution)
