@@ -12,7 +12,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ilp_service.service.answers import RefusedError, is_text, model_name, model_version, parse_object, read_body, whole
+from ilp_service.service.answers import (
+    Json,
+    RefusedError,
+    is_text,
+    model_name,
+    model_version,
+    parse_object,
+    read_body,
+    whole,
+)
 from ilp_service.service.desk import STATUSES, Desk, JobView, StateConflictError, Status, UnknownJobError
 from ilp_service.service.openapi import MOST_JOBS, MOST_PRIORITY, document
 
@@ -153,7 +162,7 @@ class Api:
             after=wanted_start(request),
         )
         page = await anyio.to_thread.run_sync(ask)
-        return JSONResponse({"items": [as_json(job) for job in page.items], "next": page.next})
+        return Json({"items": [as_json(job) for job in page.items], "next": page.next})
 
     async def submit(self, request: Request) -> Response:
         """Hand in a version; doing so again changes nothing."""
@@ -174,15 +183,15 @@ class Api:
 
     async def job(self, request: Request) -> Response:
         """One job."""
-        return JSONResponse(as_json(await act(self._desk, request, "job")))
+        return Json(as_json(await act(self._desk, request, "job")))
 
     async def cancel(self, request: Request) -> Response:
         """End an unfinished job."""
-        return JSONResponse(as_json(await act(self._desk, request, "cancel")))
+        return Json(as_json(await act(self._desk, request, "cancel")))
 
     async def retry(self, request: Request) -> Response:
         """Start a finished job again."""
-        return JSONResponse(as_json(await act(self._desk, request, "retry")))
+        return Json(as_json(await act(self._desk, request, "retry")))
 
     async def counts(self, _request: Request) -> Response:
         """Jobs of every status."""

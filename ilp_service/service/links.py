@@ -29,10 +29,15 @@ class MlflowLinks:
 
     def run(self, job: JobView) -> str | None:
         """The run of a job."""
-        return f"{self.base}/#/runs/{quote(job.run_id, safe='')}" if self.base and job.run_id else None
+        return f"{self.base}/#/runs/{_part(job.run_id)}" if self.base and job.run_id else None
 
     def version(self, job: JobView) -> str | None:
         """The model version of a job."""
         if self.base is None:
             return None
-        return f"{self.base}/#/models/{quote(job.model, safe='')}/versions/{quote(job.version, safe='')}"
+        return f"{self.base}/#/models/{_part(job.model)}/versions/{_part(job.version)}"
+
+
+def _part(name: str) -> str:
+    # What was registered may hold halves of characters.
+    return quote(name, safe="", errors="replace")
