@@ -44,6 +44,9 @@ class ServiceSettings(BaseModel):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; others than loopback need a token.")
     port: int = Field(default=8350, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    url: str | None = Field(
+        default=None, description="Where MLflow reaches the service, for its webhook; none: host and port."
+    )
     tracking_uri: str | None = Field(default=None, description="MLflow's address; none: mlruns/mlflow.db.")
     experiment: str = Field(default="ilp", description="MLflow experiment that runs go to.")
     database: str | None = Field(

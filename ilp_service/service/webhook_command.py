@@ -42,7 +42,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 def install(url: str | None, name: str, tries: bool) -> None:
     """Have MLflow announce new versions at URL, as MLflow reaches the service; repeating it changes nothing.
 
-    Without URL it is where the service's own settings have it listen.
+    Without URL it is ILP_SERVICE_URL, else where the service's own settings have it listen.
     """
     from ilp_service.service.credentials import Credentials
     from ilp_service.tracking import webhooks
@@ -133,6 +133,7 @@ def _tracking(settings: ServiceSettings) -> Tracking:
 
 def _address(url: str | None, settings: ServiceSettings) -> str:
     """Where deliveries go: the receiver's path is added where only a host is given."""
+    url = url or settings.url
     if url is None:
         if settings.host in _ANYWHERE or not settings.port:
             raise SettingsError(

@@ -117,6 +117,13 @@ def test_what_is_wrong_with_the_receiver_is_told(address: str, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("environment")
+def test_the_address_may_come_from_the_surroundings(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ILP_SERVICE_URL", address)
+    assert f"installed for {address}/webhooks/mlflow" in call("install").output
+    assert call("remove").exit_code == 0
+
+
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("url", ["service:8350", "ftp://service/x", "http://user:word@service/x"])
 def test_addresses_that_are_none_are_refused(url: str) -> None:
     assert isinstance(refusal("install", url), SettingsError)
