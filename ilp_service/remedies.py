@@ -70,6 +70,24 @@ class Parameter:
     meaning: str
     source: str
 
+    def typed(self, given: object) -> Any:  # noqa: ANN401 - of the default's type
+        """A value in the type of the default.
+
+        Raises:
+            SettingsError: It is of another type.
+        """
+        kind: Any = type(self.default)
+        if isinstance(given, kind):
+            return given
+        try:
+            if kind is bool:
+                return {"true": True, "false": False}[str(given).strip().lower()]
+            return kind(given)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingsError(
+                f"{self.name} is {given!r}, expected {kind.__name__}; {self.default!r} is the default."
+            ) from error
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -176,18 +194,7 @@ class Case:
         Raises:
             SettingsError: It is set to something of another type.
         """
-        given = self.options.get(parameter.name, parameter.default)
-        kind = type(parameter.default)
-        if isinstance(given, kind):
-            return given
-        try:
-            if kind is bool:
-                return {"true": True, "false": False}[str(given).strip().lower()]
-            return kind(given)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SettingsError(
-                f"{parameter.name} is {given!r}, expected {kind.__name__}; {parameter.default!r} is the default."
-            ) from error
+        return parameter.typed(self.options.get(parameter.name, parameter.default))
 
     def samples(self) -> dict[str, Sample]:
         """Every sample by its id."""

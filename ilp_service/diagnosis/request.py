@@ -150,11 +150,13 @@ class ChangedInputError(SettingsError):
 
     Attributes:
         name: Of what differs: ``model``, ``data``, ``plugin …``.
+        gone: Whether there is nothing any more.
     """
 
-    def __init__(self, name: str, message: str) -> None:
+    def __init__(self, name: str, message: str, *, gone: bool = False) -> None:
         super().__init__(message)
         self.name = name
+        self.gone = gone
 
 
 def check_digests(expected: Mapping[str, str | None] | None, found: Mapping[str, str | None]) -> None:
@@ -174,4 +176,5 @@ def check_digests(expected: Mapping[str, str | None] | None, found: Mapping[str,
                 name,
                 f"The config was written for a {name} with digest {str(digest)[:12]}, found {str(found[name])[:12]}; "
                 f"{mend} to diagnose with the same settings.",
+                gone=found[name] is None,
             )

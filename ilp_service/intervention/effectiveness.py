@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,18 @@ class Effectiveness:
             return Effect(self.unmeasured, 0.0, 1.0) if cause in own else Effect(0.0, 0.0, 0.0)
         found = known.get(cause)
         return Effect(0.0, 0.0, 0.0) if found is None else found.counted
+
+    def on_own_causes(self, own: Mapping[str, Iterable[str]]) -> Effectiveness:
+        """The same, as if a remedy did nothing for samples of other causes than its own.
+
+        Args:
+            own: Causes that each remedy is for.
+        """
+        effects = {
+            name: {cause: effect for cause, effect in row.items() if cause in own.get(name, ())}
+            for name, row in self.effects.items()
+        }
+        return replace(self, effects=effects)
 
     def lost(self, remedy: str) -> Damage:
         """What it is expected to lose."""

@@ -14,6 +14,7 @@ from ilp_service.checkpoints.tokenizer import load_tokenizer
 from ilp_service.diagnosis.request import check_digests, read_config
 from ilp_service.errors import SettingsError
 from ilp_service.intervention.export import Exported, Form, export
+from ilp_service.intervention.reopening import of_diagnosis
 from ilp_service.samples.reading import DataSet, read_samples
 from ilp_service.samples.rendering import Renderer
 from ilp_service.samples.sample import Sample
@@ -59,8 +60,10 @@ def export_prescription(request: ExportRequest, tracking: Tracking, say: Callabl
     plan = json.loads(run_file(tracking, chosen, "prescription.json", downloads).read_text(encoding="utf-8"))
     config = read_config(run_file(tracking, diagnosis, "config.yaml", downloads))
     settings = load_settings(config["settings"])
-    data = read_samples(Path(config["inputs"]["data"]), settings.data)
-    check_digests(config["digests"], {"data": data.digest})
+    path = Path(config["inputs"]["data"])
+    with of_diagnosis(diagnosis.run_id, path):
+        data = read_samples(path, settings.data)
+        check_digests(config["digests"], {"data": data.digest})
     change = Change.from_public(plan["change"])
     texts = None
     if request.form != "same":

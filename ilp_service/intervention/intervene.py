@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -205,6 +206,10 @@ def design_experiment(
     Raises:
         IlpError: Anything that a user can mend.
     """
+    if request.budget is not None and not (math.isfinite(request.budget) and request.budget >= 0):
+        raise SettingsError(
+            f"The budget is {request.budget!r}; expected a number of at least 0, or no --budget if there is no limit."
+        )
     diagnosed = reopen(
         request.run_id, tracking, say, plugin_dirs=request.plugin_dirs, overrides=request.overrides, bars=bars
     )

@@ -13,6 +13,7 @@ from ilp_service.consulting.consultation import Consultation
 from ilp_service.consulting.plans import plan_one, targets_of
 from ilp_service.errors import SettingsError
 from ilp_service.remedies import Case, Change, Mitigation, Plan, Price
+from ilp_service.settings import MitigationSettings, load_settings
 from ilp_service.stages import digest_of, stage
 from ilp_service.tables import atomic_path
 
@@ -34,7 +35,7 @@ class Wanted:
 
     name: str
     mitigation: Mitigation
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def wanted_arms(mitigations: Sequence[Mitigation], names: Sequence[str]) -> tupl
     parameter's name may leave its part (``mitigations.``) out.
 
     Raises:
-        SettingsError: There is no such mitigation or parameter.
+        SettingsError: There is no such mitigation or parameter, or it does not take the value.
     """
     by_name = {one.name: one for one in mitigations}
     found = []
@@ -71,16 +72,23 @@ def wanted_arms(mitigations: Sequence[Mitigation], names: Sequence[str]) -> tupl
     return tuple({one.name: one for one in found}.values())
 
 
-def _option(mitigation: Mitigation, text: str) -> tuple[str, str]:
+def _option(mitigation: Mitigation, text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
-    known = {parameter.name: parameter.name for parameter in mitigation.parameters}
-    known |= {parameter.name.rpartition(".")[2]: parameter.name for parameter in mitigation.parameters}
+    known = {parameter.name: parameter for parameter in mitigation.parameters}
+    known |= {parameter.name.rpartition(".")[2]: parameter for parameter in mitigation.parameters}
     if not equals or key not in known:
         raise SettingsError(
             f"--arms has '@{text}' for {mitigation.name}; expected @parameter=value with one of "
             f"{', '.join(sorted({name.rpartition('.')[2] for name in known})) or 'no parameters'}."
         )
-    return known[key], value
+    parameter = known[key]
+    try:
+        part, _, field = parameter.name.rpartition(".")
+        if part == "mitigations" and field in MitigationSettings.model_fields:
+            return parameter.name, getattr(load_settings({}, [f"{parameter.name}={value}"]).mitigations, field)
+        return parameter.name, parameter.typed(value)
+    except SettingsError as error:
+        raise SettingsError(f"--arms has '@{text}' for {mitigation.name}, which cannot be: {error}") from error
 
 
 def plan_arms(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from ilp_service.tracking.store import Tracking
 
 if TYPE_CHECKING:
     from ilp_service.training.loop import Progress
+    from ilp_service.training.recipe import Recipe
 
 KIND = "prescription"
 TEXT = "prescription.txt"
@@ -118,14 +121,15 @@ def carry_out(
         progress: Called after an optimizer step.
 
     Raises:
-        SettingsError: Nothing is prescribed, or the output is there already.
+        SettingsError: Nothing is prescribed, the output is there already, or no model can have the name.
         IlpError: Anything that a user can mend.
     """
     diagnosed, request = decision.diagnosed, decision.request
     if decision.prescription.change.is_empty:
         raise SettingsError("Nothing is prescribed, so there is nothing to train; --dry-run says why.")
-    _check_output(decision)
+    _check_name(request.name)
     place = decision.folder / f"model-{decision.digest[:12]}"
+    _check_output(decision, place)
     name = f"prescribe {diagnosed.prepared.reference.resolved}"
     with work_run(tracking, name, KIND, diagnosed.run_id, decision.digest) as run:
         artifacts = _log_decision(decision, run)
@@ -180,7 +184,7 @@ def _fill(folder: Path, decision: Decision, progress: Progress | None) -> None:
         progress=progress,
     )
     shutil.rmtree(folder / "training", ignore_errors=True)
-    name = "model" if recipe.lora is None else "adapter"
+    name = _name_of(recipe)
     loss = None
     if trained.diverged is None:
         assert trained.model is not None  # noqa: S101 - tells the type checker
@@ -252,19 +256,40 @@ def _log_decision(decision: Decision, run: Run) -> dict[str, str]:
     return artifacts
 
 
-def _check_output(decision: Decision) -> None:
+def _check_name(name: str | None) -> None:
+    if name and set(name) & set("/:"):
+        raise SettingsError(f"No model can be registered as {name!r}; choose a --name without '/' and ':'.")
+
+
+def _check_output(decision: Decision, place: Path) -> None:
+    """Before anything is trained: whether the model can be copied to where it is wanted."""
     output = decision.request.output
     if output is None:
         return
-    final = output / ("model" if decision.recipe.lora is None else "adapter")
+    final = output / _name_of(decision.recipe)
     with storage_errors(final):
-        there = final.exists()
-    if there:
+        nearest = next(path for path in (final.absolute(), *final.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise SettingsError(f"{nearest} is a file; choose a folder for --output.")
+    # A call that was killed after it had copied goes on.
+    if nearest == final.absolute() and not _same(place / final.name, final):
         raise SettingsError(f"{final} is there already; choose another --output.")
+
+
+def _name_of(recipe: Recipe) -> str:
+    return "model" if recipe.lora is None else "adapter"
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same files."""
+    names = [{path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} for folder in (one, other)]
+    return names[0] == names[1] != set() and all(cmp(one / name, other / name, shallow=False) for name in names[0])
 
 
 def _copied(model: Path, output: Path) -> Path:
     final = output / model.name
+    if final.is_dir():
+        return final
     partial = final.with_name(f".{final.name}.part")
     with storage_errors(final):
         shutil.rmtree(partial, ignore_errors=True)

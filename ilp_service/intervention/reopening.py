@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ilp_service.diagnosis.request import PLUGIN, ChangedInputError, DiagnosisRe
 from ilp_service.diagnosis.run import choose_for
 from ilp_service.diagnosis.study import Investigated, investigate
 from ilp_service.diagnosis.work import WorkFolder
-from ilp_service.errors import SettingsError
+from ilp_service.errors import DataNotFoundError, SettingsError
 from ilp_service.evaluation.measurement import Compute
 from ilp_service.evidence.collection import Evidence, collect_evidence
 from ilp_service.plugin import Cause
@@ -28,6 +29,9 @@ from ilp_service.settings import Settings, load_settings
 from ilp_service.study import Study
 from ilp_service.tracking.store import Tracking
 from ilp_service.tracking.stored_runs import StoredRun, read_run, run_file
+
+_COMMANDS = {"intervention": "intervene", "intervention_arm": "intervene", "prescription": "prescribe"}
+"""Commands that are not named after the kind of their runs."""
 
 _PROBES = ("few_shot", "cloze_base_p", "probe_base_p")
 """Steps that are asked only of the samples that a study explains."""
@@ -131,11 +135,9 @@ def reopen(
         say(f"plugin {origin} was left out: {reason}")
     # A plugin that was added since for its remedy does not change what was found.
     causes = tuple(cause for cause in plugins.causes if cause.name in known)
-    try:
+    with of_diagnosis(run_id, request.data):
         prepared = prepare(request, tracking)
         chosen = choose_for(request, tracking, replace(plugins, causes=causes))
-    except ChangedInputError as error:
-        raise _changed(run_id, error.name) from error
     folder = request.settings.work_dir / prepared.work_key(request)
     work = WorkFolder(folder, request.settings.scoring.chunk_samples, bars)
     investigated = _investigated(prepared, request.settings, work, at_risk)
@@ -170,9 +172,11 @@ def reopen(
 def _check_finished(run: StoredRun) -> None:
     kind, status = run.tags.get("ilp.kind"), run.tags.get("ilp.status")
     if kind != "diagnosis":
+        what = "no run of ilp" if not kind else f"a run of 'ilp {_COMMANDS.get(kind, kind)}'"
+        of = run.tags.get("ilp.diagnosis")
         raise SettingsError(
-            f"The run {run.run_id} is {'a run of ilp ' + kind if kind else 'no run of ilp'}, expected one of "
-            "'ilp diagnose'; give the run_id that it prints with --json."
+            f"The run {run.run_id} is {what}, expected one of 'ilp diagnose'; "
+            + (f"its diagnosis is {of}." if of else "give the run_id that it prints with --json.")
         )
     if status == "done":
         return
@@ -211,12 +215,28 @@ def _request(
     )
 
 
-def _changed(run_id: str, name: str) -> SettingsError:
-    what = f"The {name}" if not name.startswith(PLUGIN) else name.replace(PLUGIN, "The plugin", 1)
-    return SettingsError(
-        f"{what} is not what the diagnosis {run_id} has seen; put it back as it was, or diagnose again and give the "
-        "id of that run."
-    )
+@contextmanager
+def of_diagnosis(run_id: str, data: Path) -> Iterator[None]:
+    """Tell what is gone or changed since a diagnosis in the words of whoever rests on it.
+
+    Args:
+        run_id: Of the diagnosis.
+        data: Its data file.
+
+    Raises:
+        DataNotFoundError: There is no data file any more.
+        SettingsError: Something is not as the diagnosis has seen it.
+    """
+    mend = "put it back as it was, or diagnose again and give the id of that run."
+    try:
+        yield
+    except DataNotFoundError as error:
+        raise DataNotFoundError(f"The data file {data} of the diagnosis {run_id} is gone; {mend}") from error
+    except ChangedInputError as error:
+        name = error.name
+        what = f"The {name}" if not name.startswith(PLUGIN) else name.replace(PLUGIN, "The plugin", 1)
+        now = "is gone, which" if error.gone else "is not what"
+        raise SettingsError(f"{what} {now} the diagnosis {run_id} has seen; {mend}") from error
 
 
 def _investigated(prepared: Prepared, settings: Settings, work: WorkFolder, at_risk: float | None) -> Investigated:

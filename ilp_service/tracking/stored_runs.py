@@ -53,7 +53,7 @@ def read_run(tracking: Tracking, run_id: str) -> StoredRun:
             run = client.get_run(run_id)
             experiment = client.get_experiment(run.info.experiment_id)
         except MlflowException as error:
-            if connection.is_missing(error) or "run id" in str(error).lower():
+            if connection.is_missing(error) or any(name in str(error).lower() for name in ("run id", "run_id")):
                 raise ModelNotFoundError(
                     f"There is no run {run_id!r} in {connection.shown(tracking.uri)}; 'ilp diagnose' prints the id of "
                     "its run with --json, and MLFLOW_TRACKING_URI says which store is asked."
