@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import time
@@ -52,6 +53,27 @@ def test_both_secrets_hold_while_one_takes_the_place_of_the_other(desk: MadeUpDe
     web, body = client(desk), encode(event())
     for secret, status in ((SECRET, 202), (OLD_SECRET, 200), ("a secret that nobody gave out", 401)):
         assert web.post(URL, content=body, headers=signed(body, secret=secret)).status_code == status
+
+
+def test_signatures_are_compared_in_constant_time_with_every_secret(
+    desk: MadeUpDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[object, object]] = []
+    honest = hmac.compare_digest
+
+    def watched(left: bytes, right: bytes) -> bool:
+        compared.append((left, right))
+        return honest(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    web, body = client(desk), encode(event())
+    for secret, status in ((SECRET, 202), (OLD_SECRET, 200), ("no secret of ours", 401)):
+        headers = signed(body, secret=secret)
+        compared.clear()
+        assert web.post(URL, content=body, headers=headers).status_code == status
+        given = headers["X-MLflow-Signature"].encode()
+        at = (headers["X-MLflow-Delivery-Id"], headers["X-MLflow-Timestamp"], body)
+        assert compared == [(sign(ours, *at).encode(), given) for ours in (SECRET, OLD_SECRET)]
 
 
 @pytest.mark.parametrize("off", [-301, 302, -10_000_000, 10_000_000])
