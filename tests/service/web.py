@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from ilp_service.errors import SourceUnreadableError
 from ilp_service.service.app import WebSettings, create_app, web_server
 from ilp_service.service.credentials import Credentials
+from ilp_service.service.desk import Desk
 from ilp_service.service.meters import Meters
 from ilp_service.service.receiver import sign
 from ilp_service.service.reports import Reports
@@ -39,7 +40,7 @@ class MadeUpReports:
 
 
 def application(
-    desk: MadeUpDesk | None = None,
+    desk: Desk | None = None,
     *,
     token: str | None = None,
     secrets: tuple[str, ...] = (SECRET, OLD_SECRET),
@@ -54,7 +55,7 @@ def application(
     return create_app(desk, settings, reports=reports or MadeUpReports(), meters=Meters(desk))
 
 
-def client(desk: MadeUpDesk | None = None, **settings: Any) -> TestClient:  # noqa: ANN401
+def client(desk: Desk | None = None, **settings: Any) -> TestClient:  # noqa: ANN401
     """Asks the application itself, without a network, as a program on this machine would."""
     app = application(desk, **settings)
     return TestClient(app, "http://127.0.0.1:8080", raise_server_exceptions=False, follow_redirects=False)
