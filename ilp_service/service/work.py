@@ -6,6 +6,7 @@ finds the slices of the old one on disk and goes on after the last.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import shutil
@@ -37,6 +38,7 @@ LOG = logging.getLogger("ilp.service")
 _LONGEST_PAUSE = 60.0
 _DOWN_PAUSE = 15.0
 _WRITE_EVERY = 2.0
+_GROUP = Path("/sys/fs/cgroup/memory.max")
 _STARTS = {"resolve": 0.0, "stage": 0.02, "evaluate": 0.1, "attribute": 0.85, "report": 0.92, "publish": 0.95}
 
 
@@ -299,10 +301,19 @@ class Work:
         return bool(row["round"] == self._round and row["status"] in UNFINISHED)
 
 
-def memory_limit(settings: ServiceSettings) -> int:
-    """Bytes that a job may have."""
+def memory_limit(settings: ServiceSettings, group: Path = _GROUP) -> int:
+    """Bytes that a job may have.
+
+    Args:
+        settings: Of the service.
+        group: Where a container's own limit stands, which the machine's memory says nothing of.
+    """
     import psutil
 
     if settings.memory_mb is not None:
         return settings.memory_mb << 20
-    return int(psutil.virtual_memory().total * 0.8) // settings.workers
+    total = int(psutil.virtual_memory().total)
+    # "max" where there is no limit, and no file outside of a group with one.
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(group.read_text()))
+    return int(total * 0.8) // settings.workers
