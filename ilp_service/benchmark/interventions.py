@@ -227,13 +227,15 @@ def headline_in(
         truth: Planted cause of each sample, for the arm that knows it.
         effectiveness: What remedies are expected to do, from training worlds.
         seeds: Of the fine-tunings.
-        budgets: In parts of what the prescription takes.
+        budgets: In parts of what the prescription takes. It takes as many documents and judgements as the diagnosed
+            need, and as many tokens as it wants.
         say: Takes one line of progress for people.
         progress: Told how many of how many steps are done.
     """
     patient = treated.blind.risky
     sick = set(treated.blind.sick.study.unlearned)
-    own = _prescribed(patient, patient.attributions, effectiveness, Budget(), sick)
+    needed = _needed(patient, effectiveness, sick)
+    own = _prescribed(patient, patient.attributions, effectiveness, needed, sick)
     spent = _spent(patient, own)
     say(f"the prescription takes {spent}")
     again = treated.run([Arm(OTHER_ORDER, "placebo", Change())], seeds, say, progress)
@@ -334,6 +336,13 @@ def _prescribed(
         budget=budget,
         unlearned=sick,
     )
+
+
+def _needed(patient: Patient, effectiveness: Effectiveness, sick: set[str]) -> Budget:
+    """Documents and judgements that the diagnosed need: each remedy for the samples that have its own cause."""
+    own = effectiveness.on_own_causes({one.name: one.causes for one in patient.mitigations})
+    price = _prescribed(patient, patient.attributions, own, Budget(), sick).price
+    return Budget(documents=price.documents, judgements=price.judgements)
 
 
 def _spent(patient: Patient, prescription: Prescription) -> Purse:

@@ -385,3 +385,14 @@ def test_a_broken_file_of_effects_is_refused_in_a_sentence(tmp_path: Path) -> No
         path.write_text(text)
         with pytest.raises(SettingsError, match="is no table of effects"):
             read_effectiveness(path)
+
+
+def test_effects_on_own_causes_leave_out_what_a_remedy_does_for_others() -> None:
+    known = Effectiveness(
+        {"cure": {"ill": Effect(0.8, 0.7, 0.9), "tired": Effect(0.3, 0.2, 0.4)}}, {"cure": Damage(0.1)}, provenance="x"
+    )
+    own = known.on_own_causes({"cure": ("ill",)})
+    assert own.effect("cure", "ill", ("ill",)).value == 0.8
+    assert own.effect("cure", "tired", ("ill",)).value == 0.0
+    assert (own.damage, own.provenance) == (known.damage, "x")
+    assert own.effect("unknown", "ill", ("ill",)) == known.effect("unknown", "ill", ("ill",))
