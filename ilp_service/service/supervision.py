@@ -31,7 +31,6 @@ _SECRET = (
     *("ILP_WEBHOOK_SECRET", "ILP_SERVICE_", "ILP_DATABASE_", "DBOS_", "PGPASSWORD", "POSTGRES_"),
     *("MLFLOW_WEBHOOK_SECRET", "MLFLOW_DATABASE_", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_FLASK_", "MLFLOW_AUTH_ADMIN_"),
 )
-_SPARED = {"ILP_SERVICE_WORK_DIR"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Limits:
 
 def surroundings() -> dict[str, str]:
     """Variables of a job's process: those of the service, without the service's own secrets."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET) or name in _SPARED}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
     kept.pop("MLFLOW_RUN_ID", None)
     kept.pop("MLFLOW_EXPERIMENT_ID", None)
     return {**kept, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": kept.get("TOKENIZERS_PARALLELISM", "false")}
