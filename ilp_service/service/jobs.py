@@ -349,9 +349,13 @@ class Jobs:
         if status == "done":
             values |= {"progress": 1.0, "step": "publish", "report_uri": found.get("report")}
             values |= {name: found.get(name) for name in ("unlearned_rate", "top_cause")}
-        if self.ledger.change(job_id, values) and self.counting is not None:
-            began = self.ledger.row(job_id)["started_at"]
-            self.counting.ended(status, (values["ended_at"] - began) / 1e6 if began else 0.0)
+        if self.ledger.change(job_id, values):
+            ended = self.ledger.row(job_id)
+            seconds = (values["ended_at"] - ended["started_at"]) / 1e6 if ended["started_at"] else 0.0
+            why = f": {ended['reason']}" if ended["reason"] else ""
+            LOG.info("job %s (%r %s) %s after %.0f s%s", job_id, ended["model"], ended["version"], status, seconds, why)
+            if self.counting is not None:
+                self.counting.ended(status, seconds)
         self._woken.set()
         if work is not None and status in {"done", "refused", "cancelled", "skipped"}:
             work.close()

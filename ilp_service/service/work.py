@@ -89,6 +89,7 @@ class Work:
         self._attempt: Attempt | None = None
         self._have: dict[str, dict[str, Any]] = {}
         self._failures = 0
+        self._complaint = ""
         self._down_since: float | None = None
         self._looked = self._wrote = 0.0
         self._folder = around.work_dir / "jobs" / self._job_id
@@ -246,7 +247,10 @@ class Work:
         return {"status": ending.status, "reason": ending.reason}
 
     def _pause(self, seconds: float, reason: str) -> None:
-        LOG.warning("job %s waits %.0f s: %s", self._job_id, seconds, reason)
+        # Once for every cause: a server may be down for a day, and is asked every few seconds.
+        if reason != self._complaint:
+            self._complaint = reason
+            LOG.warning("job %s waits for another attempt: %s", self._job_id, reason)
         self._around.ledger.change(self._job_id, {"reason": f"Waits for another attempt: {reason}"})
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
