@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from ilp_service.benchmark.intervention_figures import (
 from ilp_service.benchmark.plants import CAUSES, FORGOTTEN
 from ilp_service.benchmark.world_measure import WorldMeasure
 from ilp_service.consulting.consultation import Consultation
-from ilp_service.intervention.arms import Arm, ArmResult
+from ilp_service.intervention.arms import Arm, ArmResult, blanked
 from ilp_service.intervention.choosing import Budget
 from ilp_service.intervention.effectiveness import Effectiveness, effectiveness_from
 from ilp_service.intervention.effects import Cell, Effects, effects_of
@@ -104,11 +104,16 @@ def treated_world(blind: BlindWorld, truth: pa.Table, out: Path) -> Treated:
 
 
 def crossed_effects_in(treated: Treated, seeds: Sequence[int], say: Say, progress: Progress | None = None) -> Effects:
-    """What each remedy does for samples of every cause, all unlearned samples being treated."""
+    """What each remedy does for samples of every cause, all unlearned samples being treated.
+
+    Wrong twins do not count: that a remedy loses them is no damage, and that it teaches them no good.
+    """
     patient = treated.blind.sick
     remedies = crossed_arms(patient)
     arms = (*remedies, *placebo_arms(patient, remedies))
-    return _effects(treated, arms, treated.run(arms, seeds, say, progress))
+    wrong = [key for key, wanted in zip(treated.rows.ids, treated.rows.wanted, strict=True) if not wanted]
+    results = treated.run(arms, seeds, say, progress)
+    return _effects(treated, arms, [replace(one, measured=blanked(one.measured, wrong)) for one in results])
 
 
 def _effects(treated: Treated, arms: Sequence[Arm], results: Sequence[ArmResult]) -> Effects:
