@@ -57,6 +57,8 @@ def read_json(path: Path, within: Path | None = None) -> dict[str, Any]:
     """
     inside(path, within or path.parent)
     try:
+        if path.exists() and not path.is_file():
+            raise SourceUnreadableError(f"{path} is no file; register the checkpoint again.")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise SourceUnreadableError(f"{path} is larger than {_MAX_JSON_BYTES // 2**20} MB, which no such file is.")
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -111,9 +113,9 @@ def weight_files(folder: Path) -> list[Path]:
         UnsafeWeightsError: There are weights, but none in safetensors.
         SourceUnreadableError: There are no weights, a shard is missing, truncated, or outside the folder.
     """
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).is_file():
         files = [folder / WEIGHTS]
-    elif (folder / WEIGHTS_INDEX).exists():
+    elif (folder / WEIGHTS_INDEX).is_file():
         files = _shards(folder)
     else:
         raise _no_weights(folder, WEIGHTS)
@@ -130,7 +132,7 @@ def adapter_file(folder: Path) -> Path:
         SourceUnreadableError: There are none, or they are truncated.
     """
     file = folder / ADAPTER_WEIGHTS
-    if not file.exists():
+    if not file.is_file():
         raise _no_weights(folder, ADAPTER_WEIGHTS)
     tensor_shapes(inside(file, folder))
     return file

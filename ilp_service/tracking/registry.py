@@ -255,7 +255,7 @@ def fetch(store: str, source: ModelSource, folder: Path, limits: FetchLimits | N
                 f"{source.resolved} says its files are in {local}, but there is no such folder."
             )
         if limits is not None:
-            _bounded(source, _walk(local), limits)
+            _bounded(source, _walk(source, local), limits)
         return local
     key = hashlib.sha256(f"{store}\n{source.artifact_uri}".encode()).hexdigest()[:12]
     whole = folder / f"{_folder_name(source.resolved)}-{key}"
@@ -322,15 +322,37 @@ def _bounded(source: ModelSource, entries: Iterator[tuple[str, int]], limits: Fe
             )
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, int]]:
-    """Relative name and size of everything in a folder, links not followed."""
+def _walk(source: ModelSource, folder: Path) -> Iterator[tuple[str, int]]:
+    """Relative name and size of everything in a folder, links not followed.
+
+    Raises:
+        SourceUnreadableError: A link leads out of the folder, or something is no file, such as a pipe, whose reader
+            would wait for ever.
+    """
+    root = Path(os.path.realpath(folder))
     waiting = [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                yield str(Path(entry.path).relative_to(folder)), entry.stat(follow_symlinks=False).st_size
-                if entry.is_dir(follow_symlinks=False):
+                name = str(Path(entry.path).relative_to(folder))
+                if entry.is_symlink():
+                    if not _stays(root, Path(os.path.realpath(entry.path))):
+                        raise SourceUnreadableError(
+                            f"{source.resolved} has a link {name!r} that leads out of its folder; copy the file there."
+                        )
+                elif entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
+                elif not entry.is_file(follow_symlinks=False):
+                    raise SourceUnreadableError(f"{source.resolved} has {name!r}, which is no file; take it away.")
+                yield name, entry.stat(follow_symlinks=False).st_size
+
+
+def _stays(root: Path, real: Path) -> bool:
+    """Whether a link stays in its folder; the snapshots of the Hugging Face cache are links into its own blobs."""
+    if real.is_relative_to(root):
+        return True
+    snapshot = root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--")
+    return snapshot and real.is_relative_to(root.parent.parent / "blobs")
 
 
 def _listed(store: str, artifact_uri: str) -> Iterator[tuple[str, int]]:

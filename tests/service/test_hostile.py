@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import struct
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from mlflow import MlflowClient
 
 from ilp_service.checkpoints.reference import resolve
 from ilp_service.errors import IlpError, SourceUnreadableError, TrackingError
+from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.endings import ending_of
+from ilp_service.service.jobs import Jobs
 from ilp_service.tracking.registry import FetchLimits, ModelSource, _bounded
 from ilp_service.tracking.store import Tracking
 from tests.tiny import save_tiny
@@ -87,6 +91,35 @@ def endless_link(model: Path, _outside: Path) -> None:
     (model / "config.json").symlink_to(model / "config.json")
 
 
+def linked_beside(model: Path, outside: Path) -> None:
+    (outside / "secrets.txt").write_text("secret")
+    (model / "notes.txt").symlink_to(outside / "secrets.txt")
+
+
+def linked_device(model: Path, _outside: Path) -> None:
+    (model / "merges.txt").symlink_to("/dev/zero")
+
+
+def piped_weights(model: Path, _outside: Path) -> None:
+    (model / "model.safetensors").unlink()
+    os.mkfifo(model / "model.safetensors")
+
+
+def piped_config(model: Path, _outside: Path) -> None:
+    (model / "config.json").unlink()
+    os.mkfifo(model / "config.json")
+
+
+def odd_name(model: Path, _outside: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / os.fsdecode(b"\xff\n<b>.bin")).write_bytes(pickle.dumps(Trap()))
+
+
+def large_config(model: Path, _outside: Path) -> None:
+    with (model / "config.json").open("r+b") as stream:
+        stream.truncate(1 << 40)
+
+
 def many_files(model: Path, _outside: Path) -> None:
     (model / "deep").mkdir()
     for number in range(80):
@@ -112,9 +145,20 @@ def bomb_of_aliases(model: Path, _outside: Path) -> None:
     (model / "MLmodel").write_text("\n".join([*lines, "flavors: *a11"]))
 
 
-def zipped(model: Path, _outside: Path) -> None:
+def zip_bomb(model: Path, _outside: Path) -> None:
+    """A thousand times as large when it is unpacked, once as a file of PyTorch and once as it is."""
     (model / "model.safetensors").unlink()
-    (model / "model.zip").write_bytes(b"PK\x03\x04" + bytes(1000))
+    for name in ("pytorch_model.bin", "model.zip"):
+        with zipfile.ZipFile(model / name, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            with archive.open("archive/data.pkl", "w") as stream:
+                for _ in range(64):
+                    stream.write(bytes(1 << 20))
+            archive.writestr("../../../pwned", "x")
+
+
+def zipped_alone(model: Path, outside: Path) -> None:
+    zip_bomb(model, outside)
+    (model / "pytorch_model.bin").unlink()
 
 
 def nothing(model: Path, _outside: Path) -> None:
@@ -140,12 +184,19 @@ HARM = (
     linked_tokenizer,
     linked_folder,
     endless_link,
+    linked_beside,
+    linked_device,
+    piped_weights,
+    piped_config,
+    odd_name,
+    large_config,
     many_files,
     huge_file,
     huge_header,
     deep_config,
     bomb_of_aliases,
-    zipped,
+    zip_bomb,
+    zipped_alone,
     nothing,
 )
 
@@ -173,9 +224,46 @@ def test_a_hostile_checkpoint_is_refused(
         resolve("models:/evil/1", base=None, tracking=Tracking(store, limits=LIMITS), work_dir=job / "work")
     ending = ending_of(caught.value)
     assert (ending.status, ending.again) == ("refused", False), caught.value
-    assert len(ending.reason) > 20
+    assert len(ending.reason.encode()) > 20
     assert listing(outside) | listing(model) == before
     assert not list(workplace.rglob("pwned"))
+
+
+def test_the_service_refuses_them_for_good_and_leaves_nothing_behind(whole: Path, workplace: Path) -> None:
+    """Through real jobs with their subprocesses, up to the tags in the registry."""
+    (workplace / "data.jsonl").write_text('{"prompt": "Where?", "response": "Here."}\n')
+    store = f"sqlite:///{workplace / 'mlruns' / 'mlflow.db'}"
+    client = MlflowClient(store)
+    outside = workplace / "outside"
+    outside.mkdir()
+    harms = (odd_name, many_files)
+    for harm in harms:
+        shutil.copytree(whole, workplace / "models" / harm.__name__)
+        harm(workplace / "models" / harm.__name__, outside)
+        client.create_registered_model(harm.__name__)
+        path = str(workplace / "models" / harm.__name__)
+        client.create_model_version(harm.__name__, path, tags={"ilp.data": "data.jsonl"})
+    before = listing(outside) | listing(workplace / "models")
+    jobs = Jobs(ServiceSettings(workers=2, max_files=60, time_limit=120))
+    jobs.start()
+    try:
+        found = {harm.__name__: jobs.submit(harm.__name__, "1", via="api").job_id for harm in harms}
+        deadline = time.monotonic() + 150
+        while any(jobs.job(job_id).status in {"queued", "running"} for job_id in found.values()):
+            assert time.monotonic() < deadline, [jobs.job(job_id) for job_id in found.values()]
+            time.sleep(0.2)
+        views = {name: jobs.job(job_id) for name, job_id in found.items()}
+    finally:
+        jobs.stop()
+    assert {name: (job.status, job.attempts) for name, job in views.items()} == dict.fromkeys(views, ("refused", 1))
+    for name, job in views.items():
+        version = client.get_model_version(name, "1")
+        assert (version.tags["ilp.status"], version.tags["ilp.reason"]) == ("refused", job.reason)
+        assert client.get_run(str(job.run_id)).info.status == "FAILED"
+    assert "60 files" in str(views["many_files"].reason)
+    assert listing(outside) | listing(workplace / "models") == before
+    assert not list(workplace.rglob("pwned"))
+    assert not list((workplace / "mlruns" / "ilp-work" / "jobs").glob("*"))
 
 
 def test_a_harmless_one_within_the_limits_is_found(whole: Path, workplace: Path) -> None:
