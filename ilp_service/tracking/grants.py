@@ -6,7 +6,7 @@ import re
 
 _ENDPOINT = re.compile(r"/(?:ajax-)?api/[\d.]+/(mlflow(?:-artifacts)?/[\w/-]+)")
 _BY_ENDPOINT = (
-    (r"mlflow/webhooks", "an administrator: MLflow lets nobody else see or change webhooks"),
+    (r"mlflow/webhooks", "to be an administrator: MLflow lets nobody else see or change webhooks"),
     (r"mlflow/model-versions/delete-tag", "MANAGE on the registered model, which deleting a tag takes"),
     (r"mlflow/(?:model-versions|registered-models)/(?:get|search|download)", "READ on the registered model"),
     (r"mlflow/registered-models/create", "the right to register models"),

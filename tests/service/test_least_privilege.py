@@ -40,7 +40,7 @@ authorization_function = mlflow.server.auth:authenticate_request_basic_auth
         ("request to endpoint /api/2.0/mlflow/runs/create failed with error code 403", "EDIT on the experiment"),
         ("request to endpoint /api/2.0/mlflow/runs/get failed with error code 403", "READ on the experiment"),
         ("request to endpoint /api/2.0/mlflow/experiments/create failed with 403", "the right to create experiments"),
-        ("request to endpoint /api/2.0/mlflow/webhooks failed with error code 403", "an administrator"),
+        ("request to endpoint /api/2.0/mlflow/webhooks failed with error code 403", "to be an administrator"),
         ("403 Client Error for url: http://h/api/2.0/mlflow-artifacts/artifacts/0/x/f.txt", "EDIT on the experiment"),
     ],
 )
