@@ -10,9 +10,13 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+# A machine that does other things as well may take longer than the five seconds that are usual.
+expect.set_options(timeout=20_000)
 
 
 def watched(page: Page) -> list[str]:
