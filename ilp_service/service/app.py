@@ -56,7 +56,7 @@ class WebSettings:
     Attributes:
         host: Address that it is bound to.
         credentials: Secrets and token.
-        tracking_uri: Of the MLflow store, for links.
+        tracking_uri: Of the MLflow store as browsers reach it, for links.
         window: Seconds that a delivery's time may be off.
     """
 
@@ -72,7 +72,8 @@ class WebSettings:
         Raises:
             SettingsError: A secret is too short.
         """
-        return cls(settings.host, Credentials.of(settings), settings.tracking_uri, settings.webhook_window)
+        page = settings.mlflow_page or settings.tracking_uri
+        return cls(settings.host, Credentials.of(settings), page, settings.webhook_window)
 
 
 def create_app(
@@ -160,6 +161,8 @@ def web_server(app: Starlette, host: str, port: int) -> uvicorn.Server:
             app,
             host=host,
             port=port,
+            # Another parser, if it happens to be installed, would not keep the bound on headers.
+            http="h11",
             log_level="warning",
             access_log=False,
             server_header=False,

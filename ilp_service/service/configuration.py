@@ -48,6 +48,9 @@ class ServiceSettings(BaseModel):
         default=None, description="Where MLflow reaches the service, for its webhook; none: host and port."
     )
     tracking_uri: str | None = Field(default=None, description="MLflow's address; none: mlruns/mlflow.db.")
+    mlflow_page: str | None = Field(
+        default=None, description="MLflow's address in people's browsers, for links; none: tracking_uri."
+    )
     experiment: str = Field(default="ilp", description="MLflow experiment that runs go to.")
     database: str | None = Field(
         default=None, description="Of the jobs: a postgresql:// URL; none: SQLite at mlruns/ilp-service.db."

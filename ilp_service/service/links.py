@@ -21,7 +21,10 @@ class MlflowLinks:
     @classmethod
     def of(cls, uri: str | None) -> MlflowLinks:
         """Links for a tracking URI, without the name and password that it may hold."""
-        parts = urlsplit(uri or "")
+        try:
+            parts = urlsplit(uri or "")
+        except ValueError:
+            return cls(None)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             return cls(None)
         place = parts.netloc.rpartition("@")[2]

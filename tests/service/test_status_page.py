@@ -10,6 +10,8 @@ import pytest
 
 from ilp_service.errors import SourceUnreadableError
 from ilp_service.service import reports as reports_module
+from ilp_service.service.app import WebSettings
+from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.page import ROWS, ago, lasted
 from ilp_service.service.reports import StoredReports
 from ilp_service.tracking.store import Tracking
@@ -120,6 +122,32 @@ def test_only_reports_of_a_report_s_size_are_read(workplace: Path, monkeypatch: 
     for name, why in {"large.html": "larger than 10", "gone.html": "cannot be read", "/etc/passwd": "no HTML"}.items():
         with pytest.raises(SourceUnreadableError, match=why):
             stored.read(str(workplace / name))
+
+
+@pytest.mark.parametrize(
+    ("uri", "base"),
+    [
+        ("http://user:secret@mlflow:5000/at/", "http://mlflow:5000/at"), ("https://ml.example", "https://ml.example"),
+        ("sqlite:///mlruns/mlflow.db", None), ("databricks", None), ("javascript:alert(1)", None), ("http://[x", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_links_lead_to_pages_of_mlflow_and_hold_no_password(
+    desk: MadeUpDesk, uri: str | None, base: str | None
+) -> None:
+    job = desk.put("a/b?#ü", "3", "done", run_id="ab/c")
+    text = client(desk, tracking_uri=uri).get(f"/jobs/{job.job_id}").text
+    found = re.findall(r'<a class="button" id="(?:run|version)" href="([^"]*)"', text)
+    ways = [f"{base}/#/runs/ab%2Fc", f"{base}/#/models/a%2Fb%3F%23%C3%BC/versions/3"]
+    assert found == ([] if base is None else ways)
+    assert "secret" not in text
+
+
+def test_people_may_reach_mlflow_under_another_address(tmp_path: Path) -> None:
+    given = {"tracking_uri": "http://mlflow:5000", "database": f"sqlite:///{tmp_path / 'jobs.db'}"}
+    assert WebSettings.of(ServiceSettings(**given)).tracking_uri == "http://mlflow:5000"  # type: ignore[arg-type]
+    there = ServiceSettings(**given, mlflow_page="https://mlflow.example")  # type: ignore[arg-type]
+    assert WebSettings.of(there).tracking_uri == "https://mlflow.example"
 
 
 def test_times_are_utc_whatever_zone_they_were_written_in(desk: MadeUpDesk) -> None:
