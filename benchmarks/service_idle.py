@@ -144,6 +144,7 @@ def simulate(
         "not_done": sum(row["status"] != "done" for row in rows),
         "seconds": time.monotonic() - begin,
         **growth(samples),
+        "resident_mb_by_hour": [round(sample["resident_mb"], 1) for sample in samples],
         "temporary_files_after_stop": sum(1 for _ in temporary.rglob("*")),
     }
 
