@@ -8,6 +8,7 @@ remedy that changes all data.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,11 @@ import numpy.typing as npt
 
 from ilp_service.changes import Change
 from ilp_service.consulting.plans import plan_one
-from ilp_service.intervention.choosing import Cost, Gains
+from ilp_service.intervention.choosing import Budget, Cost, Gains
 from ilp_service.knowledge import Choice, Document, Pair, Verdict
 from ilp_service.remedies import Case, Consult, Found, Mitigation, Plan
 from ilp_service.samples.sample import Sample
+from ilp_service.settings import InterventionSettings
 
 LEAST_GAIN = 0.05
 """Chance below which a sample is not treated: less than that is within the noise of every measured effect."""
@@ -30,6 +32,8 @@ _IN_DOUBT = "Another sample answers the same otherwise, and no judge has looked 
 
 _NEAR_BEST = 0.5
 """Share of the best remedy's chance from which a sample counts as treated by a remedy for all data."""
+
+_SPENT = "The budget does not reach."
 
 DOCUMENT_CHARACTERS = 400.0
 """Of a document, as long as none was seen."""
@@ -54,36 +58,56 @@ class Account:
 
 
 class Counted:
-    """A consult that keeps an account of what it is asked, and asks nothing twice."""
+    """A consult that keeps an account of what it is asked, asks nothing twice, and nothing beyond a budget."""
 
-    def __init__(self, consult: Consult) -> None:
+    def __init__(
+        self, consult: Consult, budget: Budget | None = None, prices: InterventionSettings | None = None
+    ) -> None:
         self.account = Account()
         self._consult = consult
+        self._budget = budget or Budget()
+        self._prices = prices or InterventionSettings()
         self._found: dict[tuple[str, int], tuple[Document, ...]] = {}
         self._reasons: dict[str, str] = {}
         self._verdicts: dict[tuple[str, str], Verdict] = {}
 
     def documents(self, sample_ids: Sequence[str], limit: int) -> Found:
-        """As the consult answers."""
-        new = [key for key in dict.fromkeys(sample_ids) if (key, limit) not in self._found]
-        if new:
-            found = self._consult.documents(new, limit)
+        """As the consult answers; nothing for whom the budget does not reach."""
+        keys = list(dict.fromkeys(sample_ids))
+        new = [key for key in keys if (key, limit) not in self._found]
+        while new and (room := self._room(self._budget.documents, Cost(documents=1))) >= 1:
+            some = new if room == math.inf else new[: max(1, int(room / limit))]
+            found = self._consult.documents(some, int(min(limit, room)))
             self._reasons.update(found.reasons)
-            for key in new:
+            for key in some:
                 self._found[key, limit] = found.documents.get(key, ())
                 self.account.documents[key, limit] = len(self._found[key, limit])
-        return Found({key: self._found[key, limit] for key in dict.fromkeys(sample_ids)}, dict(self._reasons))
+            new = new[len(some) :]
+        reasons = self._reasons | dict.fromkeys(new, _SPENT)
+        return Found({key: self._found.get((key, limit), ()) for key in keys}, reasons)
+
+    def _room(self, cap: float | None, one: Cost) -> float:
+        """How many more of a kind the budget has."""
+        spent = self.account.cost
+        rooms = [] if cap is None else [cap - (spent.documents if one.documents else spent.judgements)]
+        each = one.priced(self._prices)
+        if self._budget.price is not None and each > 0:
+            rooms.append((self._budget.price - spent.priced(self._prices)) / each)
+        # A sum of prices that just fits does fit.
+        return min(rooms, default=math.inf) + 1e-6
 
     def judge(self, pairs: Sequence[Pair]) -> Sequence[Verdict]:
         """As the consult answers."""
         turned = [pair if pair.first.sample_id <= pair.second.sample_id else pair.swapped for pair in pairs]
         new = list({_ids(pair): pair for pair in turned if _ids(pair) not in self._verdicts}.values())
+        room = self._room(self._budget.judgements, Cost(judgements=1))
+        new = new if room == math.inf else new[: max(0, int(room))]
         if new:
             self._verdicts.update(zip(map(_ids, new), self._consult.judge(new), strict=True))
             self.account.pairs.update(map(_ids, new))
         answers = []
         for pair, other in zip(pairs, turned, strict=True):
-            verdict = self._verdicts[_ids(pair)]
+            verdict = self._verdicts.get(_ids(pair), Verdict(Choice.UNSURE, 0.0, _SPENT))
             if pair is not other:
                 verdict = Verdict(verdict.choice.swapped, verdict.confidence, verdict.reason)
             answers.append(verdict)

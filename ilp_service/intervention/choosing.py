@@ -229,20 +229,23 @@ class _Greedy:
                 gain += self._take(index)
                 taken.append(self._treatments[index])
                 done.add(index)
-        heap = [self._entry(index) for index in range(len(self._treatments)) if index not in done]
+        # One entry of each is valid: its newest.
+        newest = {index: self._entry(index) for index in range(len(self._treatments)) if index not in done}
+        heap = list(newest.values())
         heapq.heapify(heap)
         unaffordable = set()
         while heap:
             entry = heapq.heappop(heap)
             index = entry[-1]
-            if index in done:
+            if newest.get(index) is not entry:
                 continue
             now = self._entry(index)
             if now != entry:
                 # Gains shrink and costs shrink: it is put back where it belongs now.
+                newest[index] = now
                 heapq.heappush(heap, now)
                 continue
-            done.add(index)
+            del newest[index]
             if not self._pays(index):
                 continue
             if not self._fits(index):
@@ -250,12 +253,11 @@ class _Greedy:
                 continue
             gain += self._take(index)
             taken.append(self._treatments[index])
-            for name in self._treatments[index].shared:
-                for other in self._sharing[name]:
-                    if other not in done or other in unaffordable:
-                        done.discard(other)
-                        unaffordable.discard(other)
-                        heapq.heappush(heap, self._entry(other))
+            for other in {other for name in self._treatments[index].shared for other in self._sharing[name]}:
+                if other in newest or other in unaffordable:
+                    unaffordable.discard(other)
+                    newest[other] = self._entry(other)
+                    heapq.heappush(heap, newest[other])
         keys = tuple(self._treatments[index].key for index in sorted(unaffordable) if self._pays(index))
         return Chosen(tuple(taken), gain, self._cost, keys)
 

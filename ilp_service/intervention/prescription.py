@@ -95,7 +95,7 @@ class _Prescriber:
         self._settings = settings.intervention
         self._effectiveness = effectiveness
         self._budget = budget
-        self._counted = Counted(consult)
+        self._counted = Counted(consult, self._budget, self._settings)
         self._case = Case(study, evidence, attributions, (), settings.mitigation_options(), self._counted)
         self._ids: list[str] = attributions["sample_id"].to_pylist()
         self._causes = [
