@@ -294,8 +294,13 @@ def _folder_name(resolved: str) -> str:
 
 def download_folders(folder: Path, resolved: str) -> list[Path]:
     """Copies of a model that ``fetch`` made in a folder."""
-    pattern = re.compile(re.escape(_folder_name(resolved)) + r"-[0-9a-f]{12}")
-    return [path for path in folder.iterdir() if pattern.fullmatch(path.name)] if folder.is_dir() else []
+    # No pattern with the name in it: Python would keep one for every version.
+    beginning = f"{_folder_name(resolved)}-"
+    return [
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.name.startswith(beginning) and re.fullmatch(r"[0-9a-f]{12}", path.name.removeprefix(beginning))
+    ]
 
 
 def _bounded(source: ModelSource, entries: Iterator[tuple[str, int]], limits: FetchLimits) -> None:
