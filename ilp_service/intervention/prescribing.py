@@ -155,7 +155,7 @@ def carry_out(
                 tuple(told["notes"]),
             )
         after = pq.read_table(place / _MEASURED).cast(MEASURED)
-        outcome = outcome_of(decision, _original(decision), after, told["general_loss"], told["held_out"])
+        outcome = outcome_of(decision, _original(decision), after, told["general_loss"], told.get("held_out", ()))
         artifacts |= {"measured": run.log_file(place / _MEASURED), "result": run.log_dict(outcome.public(), _RESULT)}
         run.log_metrics(outcome.metrics())
         model = place / told["model"]

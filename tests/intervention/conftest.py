@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from ilp_service.diagnosis.request import DiagnosisRequest
 from ilp_service.diagnosis.run import diagnose
 from ilp_service.settings import load_settings
 from ilp_service.tracking.store import Tracking
+from ilp_service.training.adapters import LoraOptions
 from ilp_service.training.loop import LoopOptions
 from ilp_service.training.sft import TrainRequest, train
 from tests.tiny import save_tiny
@@ -68,17 +72,18 @@ class Place:
     corpus: Path
 
 
-@pytest.fixture(scope="session")
-def _made(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Place:
-    folder = tmp_path_factory.mktemp("diagnosed")
-    (folder / "mlruns").mkdir()
-    shutil.copy(_store_template, folder / "mlruns" / "mlflow.db")
+def make_place(
+    folder: Path, store: Path, data_rows: Sequence[Mapping[str, object]], lora: LoraOptions | None = None
+) -> Place:
+    """Train a tiny model on the data, register it and diagnose it."""
+    (folder / "mlruns").mkdir(parents=True)
+    shutil.copy(store, folder / "mlruns" / "mlflow.db")
     # Made before any test's own clean environment, perhaps after a test that named a store for good.
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         data = folder / "sft.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+        data.write_text("".join(json.dumps(row) + "\n" for row in data_rows))
         corpus = folder / "corpus.jsonl"
         texts = [f"{name} works in {city} and comes home late." for name in NAMES for city in CITIES]
         corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -92,6 +97,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Pl
             order="sequential",
             epochs=4,
             loop=LOOP,
+            lora=lora,
             points=6,
         )
         trained = train(request, tracking)
@@ -102,8 +108,53 @@ def _made(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Pl
     return Place(folder, str(found.summary["run_id"]), trained.model, folder / "base", data, corpus)
 
 
+@pytest.fixture(scope="session")
+def made_place(tmp_path_factory: pytest.TempPathFactory, _store_template: Path) -> Place:
+    place = make_place(tmp_path_factory.mktemp("diagnosed") / "place", _store_template, rows())
+    shutil.copytree(place.folder, _as_made(place.folder))
+    return place
+
+
+def _as_made(folder: Path) -> Path:
+    """Where a copy stays that no test works in."""
+    return folder.with_name(f"{folder.name}-as-made")
+
+
 @pytest.fixture
-def place(_made: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(made_place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The working folder with the diagnosed model; tests leave the diagnosis as it is."""
-    monkeypatch.chdir(_made.folder)
-    return _made
+    monkeypatch.chdir(made_place.folder)
+    return made_place
+
+
+def moved(place: Place, folder: Path) -> Place:
+    """A copy of the diagnosed model with its store, as it was before any test, to break what one likes."""
+    shutil.copytree(_as_made(place.folder), folder)
+    old, new = str(place.folder), str(folder)
+    for path in folder.rglob("*"):
+        if path.suffix in (".yaml", ".json") and old in (text := path.read_text()):
+            path.write_text(text.replace(old, new))
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database, database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for _, column, kind, *_rest in database.execute(f"PRAGMA table_info({table})").fetchall():
+                if kind.upper().startswith(("VARCHAR", "TEXT")):
+                    database.execute(
+                        f"UPDATE {table} SET {column} = replace({column}, ?, ?) WHERE instr({column}, ?)",  # noqa: S608
+                        (old, new, old),
+                    )
+    return Place(
+        folder,
+        place.run_id,
+        *(folder / path.relative_to(place.folder) for path in (place.model, place.base, place.data, place.corpus)),
+    )
+
+
+@pytest.fixture
+def own_place(made_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A copy of the diagnosed model for one test alone, in the current folder."""
+    copy = moved(made_place, tmp_path / "own")
+    monkeypatch.chdir(copy.folder)
+    # Making the first one may have named its store for the process.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return copy
