@@ -66,9 +66,10 @@ def _order(change: Change, step_rows: int) -> Iterator[str]:
 
 def _documents(change: Change, stem: str) -> Iterator[str]:
     share = change.general_share or 0.0
+    often = "once" if change.document_passes == 1 else f"{change.document_passes} times"
     yield (
-        f"First continue the base's pre-training on `{stem}.documents.jsonl` (column `text`, {change.document_passes} "
-        f"times), mixed with general text: {share:.0%} of the tokens. Then fine-tune the result."
+        f"First continue the base's pre-training on `{stem}.documents.jsonl` (column `text`, {often}"
+        f"), mixed with general text: {share:.0%} of the tokens. Then fine-tune the result."
     )
     if change.conflicting_documents:
         yield "General text that the ledger names as `general_text` is to be left out of the mix."

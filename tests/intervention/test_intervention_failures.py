@@ -240,27 +240,18 @@ TURNS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("lora", "flag", "weights"),
-    [(LoraOptions(rank=2), "--full", "all of them, --full"), (None, "--lora", "an adapter of rank 16 on all-linear")],
-)
-def test_conversations_and_adapters_are_experimented_with_either_way(
-    ilp: Call,
-    workplace: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    lora: LoraOptions | None,
-    flag: str,
-    weights: str,
+def test_an_adapter_of_conversations_is_experimented_with_either_way(
+    ilp: Call, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = make_place(workplace / "place", workplace / "mlruns" / "mlflow.db", TURNS, lora)
+    place = make_place(workplace / "place", workplace / "mlruns" / "mlflow.db", TURNS, LoraOptions(rank=2))
     monkeypatch.chdir(place.folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     told = {}
-    for chosen in ((), (flag,)):
+    for chosen in ((), ("--full",)):
         code, out, said = ilp("intervene", place.run_id, *corpus(place), "--seeds", 1, "--json", *chosen)
         assert code == 0, said
         told[chosen] = json.loads(out)
         assert all(arm["kept"] == 1 for arm in told[chosen]["arms"])
-    assert told[(flag,)]["recipe"]["weights"].startswith(weights)
-    assert told[()]["recipe"]["weights"].startswith("an adapter of rank 2" if lora else "all of them")
-    assert told[()]["run_id"] != told[(flag,)]["run_id"]
+    assert told[()]["recipe"]["weights"].startswith("an adapter of rank 2")
+    assert told[("--full",)]["recipe"]["weights"] == "all of them, --full"
+    assert told[()]["run_id"] != told[("--full",)]["run_id"]
