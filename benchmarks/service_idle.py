@@ -150,14 +150,14 @@ def simulate(
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Slope an hour of each quantity, with its 95 % interval, over all but the first quarter of the samples.
+    """Slope an hour of each quantity, with its 95 % interval, over the later half of the samples.
 
     The slope is the median of those between all pairs (Theil-Sen): an allocator grows in steps, and one step is no
     growth.
     """
     from scipy.stats import theilslopes
 
-    later = samples[len(samples) // 4 :]
+    later = samples[len(samples) // 2 :]
     found: dict[str, Any] = {}
     for name in samples[0] if samples else ():
         values = [sample[name] for sample in later]
