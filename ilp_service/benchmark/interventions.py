@@ -186,20 +186,30 @@ def effectiveness_of(worlds: Mapping[str, Effects]) -> Effectiveness:
             if low is None:
                 _, low, high = known[0]
             effects.setdefault(remedy, {})[cause] = [summary["value"], low, high]
-        arms = [arm for one in worlds.values() for arm in one.arms if arm.arm == remedy]
         blanket = remedy == REMEDY_OF[FORGOTTEN]
-        lost = [
-            (arm.damage.effect or 0.0) * (1 if blanket else arm.damage.samples / max(1, arm.treated)) for arm in arms
-        ]
-        summary = over_worlds(lost)
+        summary = over_worlds([_lost(one, remedy, blanket) for one in worlds.values()])
         if summary is not None:
             damage[remedy] = {"lost_share" if blanket else "lost_per_treated": max(0.0, summary["value"])}
     told = (
         f"Interventions on the training worlds {', '.join(sorted(worlds))}, every remedy treating every unlearned "
         "sample: share of the samples attributed to a cause that are learned beyond the matching placebo, mean of "
-        "trained prompt, paraphrase and cloze form, median over worlds. Lost: learned samples lost beyond the placebo."
+        "trained prompt, paraphrase and cloze form, median over worlds. Lost: learned samples lost beyond the same "
+        "training in another order."
     )
     return effectiveness_from({"provenance": told, "unmeasured": 0.5, "effects": effects, "damage": damage})
+
+
+def _lost(effects: Effects, remedy: str, blanket: bool) -> float | None:
+    """Learned samples lost beyond the plain training in another order, as a share of them or for each one treated.
+
+    The placebo of equal compute is no measure of it: one that shows learned samples more often loses fewer of them.
+    """
+    shares = {arm.arm: arm.damage.share for arm in effects.arms}
+    arm = next((one for one in effects.arms if one.arm == remedy), None)
+    share, plain = shares.get(remedy), shares.get(OTHER_ORDER)
+    if arm is None or share is None or plain is None:
+        return None
+    return (share - plain) * (1 if blanket else arm.damage.samples / max(1, arm.treated))
 
 
 def _in_all_forms(cell: Cell) -> tuple[float, float, float] | None:
