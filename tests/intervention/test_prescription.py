@@ -16,6 +16,7 @@ from ilp_service.attribution.attribute import attributions_schema
 from ilp_service.changes import Change
 from ilp_service.consulting.plans import breaches
 from ilp_service.errors import SettingsError
+from ilp_service.intervention.candidates import Counted
 from ilp_service.intervention.choosing import Budget, Cost
 from ilp_service.intervention.effectiveness import (
     Damage,
@@ -28,7 +29,7 @@ from ilp_service.intervention.effectiveness import (
 from ilp_service.intervention.effects import effects_of
 from ilp_service.intervention.prescribed import Prescription, prescription_text
 from ilp_service.intervention.prescription import prescribe
-from ilp_service.knowledge import Choice
+from ilp_service.knowledge import Choice, Pair
 from ilp_service.plugin import Case, Mitigation, Plan, Price
 from ilp_service.plugin_loading import load_plugins
 from ilp_service.settings import Settings
@@ -45,7 +46,7 @@ CAUSES = (
 BLIND, CONFLICT, TWINS, FORGOTTEN, RARE = CAUSES
 MITIGATIONS = load_plugins().mitigations
 NAMES = ("Ada Lovelace", "Alan Turing", "Grace Hopper", "Emmy Noether", "Kurt Goedel", "Rosa Parks")
-EFFECTS = read_effectiveness()
+EFFECTS = read_effectiveness(Path(__file__).with_name("effects.json"))
 
 
 class Ward:
@@ -396,3 +397,29 @@ def test_effects_on_own_causes_leave_out_what_a_remedy_does_for_others() -> None
     assert own.effect("cure", "tired", ("ill",)).value == 0.0
     assert (own.damage, own.provenance) == (known.damage, "x")
     assert own.effect("unknown", "ill", ("ill",)) == known.effect("unknown", "ill", ("ill",))
+
+
+def test_nothing_is_asked_for_beyond_the_budget_however_often_and_by_whom(ward: Ward) -> None:
+    study = ward.builder.build()
+    keys = [one.sample_id for one in study.samples if any(name in one.prompt for name in NAMES)]
+    pairs = [Pair(one, other) for one, other in zip(study.samples[:3], study.samples[3:6], strict=True)]
+
+    def received(budget: Budget, limit: int = 2) -> tuple[float, float]:
+        consult = Counted(scripted(study), budget, Settings().intervention)
+        for some in (keys[:1], keys, reversed(keys)):
+            found = consult.documents(list(some), limit)
+        short = [key for key in keys if not found.documents[key]]
+        assert all("budget" in found.reasons[key].lower() for key in short)
+        verdicts = [*consult.judge(pairs), *consult.judge([pair.swapped for pair in pairs])]
+        unheard = [one for one in verdicts if "budget" in one.reason.lower()]
+        assert all(one.choice is Choice.UNSURE for one in unheard)
+        assert len(verdicts) - len(unheard) == 2 * consult.account.cost.judgements
+        return consult.account.cost.documents, consult.account.cost.judgements
+
+    everything = received(Budget())
+    assert everything[1] == 3
+    assert received(Budget(documents=5, judgements=1)) == (min(5.0, everything[0]), 1.0)
+    assert received(Budget(documents=0, judgements=0)) == (0.0, 0.0)
+    prices = Settings().intervention
+    few = Budget(price=3 * prices.document_price)
+    assert received(few)[0] == min(3.0, everything[0])
