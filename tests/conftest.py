@@ -16,7 +16,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment() -> None:
+    # For good: MLflow leaves in the environment which store a test has used, and a test may undo what it patched.
     for name in list(os.environ):
         if name.startswith("ILP_") or name in {
             "MLFLOW_TRACKING_URI",
@@ -25,7 +26,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             "MLFLOW_EXPERIMENT_ID",
             "MLFLOW_EXPERIMENT_NAME",
         }:
-            monkeypatch.delenv(name)
+            del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tests.intervention.nursery import Nursery
 # A dozen small processes one after the other; on a machine that has other work each waits for its turn.
 pytestmark = pytest.mark.timeout(900)
 
-_MOMENTS = ((0.1, 0.35), (0.15, 0.6), (0.2, 0.9))
+_MOMENTS = ((0.1, 0.4), (0.3, 0.9))
 """Between which parts of the time that the whole takes each try is killed; each goes on where the one before it was."""
 
 _OF_THE_MACHINE = ("seconds", "peak_memory_bytes")
