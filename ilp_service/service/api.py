@@ -193,9 +193,10 @@ class Api:
         """Start a finished job again."""
         return Json(as_json(await act(self._desk, request, "retry")))
 
-    async def counts(self, _request: Request) -> Response:
+    async def counts(self, request: Request) -> Response:
         """Jobs of every status."""
-        return JSONResponse(dict(await anyio.to_thread.run_sync(self._desk.counts)))
+        ask = partial(self._desk.counts, model=wanted_model(request))
+        return JSONResponse(dict(await anyio.to_thread.run_sync(ask)))
 
     async def openapi(self, _request: Request) -> Response:
         """The description of this API."""

@@ -160,8 +160,12 @@ class Desk(Protocol):
             after: ``Page.next`` of the page before; one that nobody gave out starts from the top.
         """
 
-    def counts(self) -> Mapping[Status, int]:
-        """Jobs of every status, zeros included."""
+    def counts(self, *, model: str | None = None) -> Mapping[Status, int]:
+        """Jobs of every status, zeros included.
+
+        Args:
+            model: Only those of models whose name contains this, in any case.
+        """
 
     def cancel(self, job_id: str) -> JobView:
         """End an unfinished job; a running one is told to stop and its run ends as KILLED.

@@ -210,9 +210,9 @@ class Jobs:
         """See ``Desk.jobs``."""
         return self.ledger.jobs(model=model, status=status, limit=limit, after=after)
 
-    def counts(self) -> Mapping[Status, int]:
+    def counts(self, *, model: str | None = None) -> Mapping[Status, int]:
         """See ``Desk.counts``."""
-        return self.ledger.counts()
+        return self.ledger.counts(model=model)
 
     def cancel(self, job_id: str) -> JobView:
         """See ``Desk.cancel``."""

@@ -127,9 +127,7 @@ class Ledger:
         table, limit = registrations.c, max(1, min(limit, 1000))
         query = sa.select(registrations)
         if model:
-            # Some databases know small and capital letters of ASCII alone; what is written alike is found by all.
-            alike = sa.func.lower(table.model).contains(model.lower(), autoescape=True)
-            query = query.where(sa.or_(alike, table.model.contains(model, autoescape=True)))
+            query = query.where(_of_model(model))
         if status:
             query = query.where(table.status == status)
         if place := _place(after):
@@ -142,9 +140,11 @@ class Ledger:
         some = found[:limit]
         return Page([_view(row) for row in some], _cursor(some[-1]) if len(found) > limit else None)
 
-    def counts(self) -> dict[Status, int]:
-        """Jobs of every status."""
+    def counts(self, *, model: str | None = None) -> dict[Status, int]:
+        """See ``Desk.counts``."""
         query = sa.select(registrations.c.status, sa.func.count()).group_by(registrations.c.status)
+        if model:
+            query = query.where(_of_model(model))
         with translated(self.engine), self.engine.connect() as connection:
             found = {str(status): int(count) for status, count in connection.execute(query)}
         return {status: found.get(status, 0) for status in STATUSES}
@@ -331,6 +331,14 @@ def told(row: sa.RowMapping) -> tuple[dict[str, str | None], str | None]:
             for name, column in zip(_RESULTS, ("unlearned_rate", "top_cause"), strict=True)
         }
     return tags, _ENDED.get(status) if row["run_id"] else None
+
+
+def _of_model(part: str) -> sa.ColumnElement[bool]:
+    """Whether a job's model has this in its name, in any case."""
+    name = registrations.c.model
+    # Some databases know small and capital letters of ASCII alone; what is written alike is found by all.
+    alike = sa.func.lower(name).contains(part.lower(), autoescape=True)
+    return sa.or_(alike, name.contains(part, autoescape=True))
 
 
 def _view(row: sa.RowMapping) -> JobView:

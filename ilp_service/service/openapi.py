@@ -130,8 +130,9 @@ def document() -> _Schema:
     job = _see("Job")
     submitted = _json("Its job.", _see("Submitted"))
     one = {"parameters": [{"name": "job_id", "in": "path", "required": True, "schema": _JOB_ID}]}
+    model = _query("model", "Only models whose name contains this, in any case.", _FILTER)
     page = [
-        _query("model", "Only models whose name contains this, in any case.", _FILTER),
+        model,
         _query("status", "Only jobs with it; empty: all.", {"type": "string", "enum": [*STATUSES, ""]}),
         _query("limit", "At most so many.", {"type": "integer", "minimum": 1, "maximum": MOST_JOBS, "default": 100}),
         _query("after", "What 'next' of the page before says.", _PLACE),
@@ -160,7 +161,13 @@ def document() -> _Schema:
             "post": _operation("retry_job", "Start a job again", {"200": _json("The job.", job)}, "404", "409"),
         },
         "/api/counts": {
-            "get": _operation("count_jobs", "Jobs of every status", {"200": _json("Numbers.", _see("Counts"))})
+            "get": _operation(
+                "count_jobs",
+                "Jobs of every status",
+                {"200": _json("Numbers.", _see("Counts"))},
+                "400",
+                parameters=[model],
+            )
         },
     }
     return {

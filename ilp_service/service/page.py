@@ -145,7 +145,7 @@ class StatusPage:
     async def overview(self, request: Request) -> Response:
         """All jobs, or those that are asked for."""
         model, status, after = wanted_model(request), wanted_status(request), wanted_start(request)
-        counts = await anyio.to_thread.run_sync(self._desk.counts)
+        counts = await anyio.to_thread.run_sync(partial(self._desk.counts, model=model))
         sections = await anyio.to_thread.run_sync(self._sections, model, status, after)
         first = _address(model=model, status=status) if after and status else None
         return self.html(

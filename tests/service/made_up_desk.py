@@ -82,8 +82,9 @@ class MadeUpDesk:
         some = found[start : start + limit]
         return Page(some, some[-1].job_id if start + limit < len(found) else None)
 
-    def counts(self) -> Mapping[Status, int]:
-        return {status: sum(job.status == status for job in self.made.values()) for status in STATUSES}
+    def counts(self, *, model: str | None = None) -> Mapping[Status, int]:
+        found = [job for job in self.made.values() if model is None or model.lower() in job.model.lower()]
+        return {status: sum(job.status == status for job in found) for status in STATUSES}
 
     def _change(self, job_id: str, allowed: frozenset[Status], status: Status) -> JobView:
         with self._lock:

@@ -55,6 +55,14 @@ def test_filters_by_model_and_status(web: TestClient) -> None:
     assert counts == dict.fromkeys(STATUSES, MANY)
 
 
+def test_counts_are_those_of_the_filter(web: TestClient, desk: MadeUpDesk) -> None:
+    for part in ("bOT-1", "Bot", "nothing"):
+        counts = web.get("/api/counts", params={"model": part}).json()
+        have = [job.status for job in desk.made.values() if part.lower() in job.model.lower()]
+        assert counts == {status: have.count(status) for status in STATUSES}
+    assert web.get("/api/counts?model=%00").status_code == 400
+
+
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=1001", "limit=x", "limit=٣", "status=lost", "model=%00", f"model={'x' * 300}", "after=%0a"],
@@ -115,7 +123,7 @@ def test_a_ledger_that_is_out_of_reach_is_503(web: TestClient, desk: MadeUpDesk)
 
 
 def test_a_defect_says_nothing_of_itself(web: TestClient, desk: MadeUpDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def breaks() -> None:
+    def breaks(**_filter: object) -> None:
         raise RuntimeError("inner/path")
 
     monkeypatch.setattr(desk, "counts", breaks)

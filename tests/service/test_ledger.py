@@ -111,6 +111,7 @@ def test_names_with_wildcards_and_quotes_are_only_text(ledger: Ledger) -> None:
         add(ledger, f"j{number}", model=name)
     for part, count in (("%", 1), ("A_B", 1), ("'; drop", 1), ("", 4), ("x", 2)):
         assert len(ledger.jobs(model=part, status=None, limit=10, after=None).items) == count
+        assert ledger.counts(model=part)["queued"] == count
 
 
 def test_an_unusable_database_is_one_sentence(tmp_path: Path) -> None:

@@ -155,6 +155,9 @@ def test_filters_by_model_and_status(page: Page, address: str) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("model=ARCHIVE-1"))
     assert set(names(page, "finished")) == {"archive-1"}
+    # The tiles count what is shown, and lead to it.
+    expect(page.locator("#count-done .figure")).to_have_text("100")
+    assert page.locator("#live-counts .figure").all_text_contents().count("0") == len(STATUSES) - 1
     expect(page.locator("#live-running")).to_contain_text("No job matches.")
     expect(page.get_by_label("Model", exact=True)).to_have_value("ARCHIVE-1")
     page.get_by_role("combobox").select_option("failed")
