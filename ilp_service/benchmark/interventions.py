@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ilp_service.attribution.rules import UNATTRIBUTED
 from ilp_service.benchmark.blind import BlindWorld
 from ilp_service.benchmark.effect_arms import OTHER_ORDER, ablation_arms, crossed_arms, placebo_arms, remedy_arms
 from ilp_service.benchmark.finetuning import load_model
@@ -176,7 +177,7 @@ def effectiveness_of(worlds: Mapping[str, Effects]) -> Effectiveness:
     remedies = sorted({cell.arm for one in worlds.values() for cell in one.cells})
     for remedy in remedies:
         cells = [cell for one in worlds.values() for cell in one.cells if cell.arm == remedy]
-        for cause in sorted({cell.cause for cell in cells} & set(CAUSES)):
+        for cause in sorted({cell.cause for cell in cells} & {*CAUSES, UNATTRIBUTED}):
             forms = [_in_all_forms(cell) for cell in cells if cell.cause == cause]
             known = [form for form in forms if form is not None]
             summary = over_worlds([value for value, _, _ in known])

@@ -98,11 +98,7 @@ class _Prescriber:
         self._counted = Counted(consult, self._budget, self._settings)
         self._case = Case(study, evidence, attributions, (), settings.mitigation_options(), self._counted)
         self._ids: list[str] = attributions["sample_id"].to_pylist()
-        self._causes = [
-            name.removeprefix("p_")
-            for name in attributions.column_names
-            if name.startswith("p_") and name != "p_unattributed"
-        ]
+        self._causes = [name.removeprefix("p_") for name in attributions.column_names if name.startswith("p_")]
         rates = dict(
             zip(study.evaluation["sample_id"].to_pylist(), study.evaluation["p_correct"].to_pylist(), strict=True)
         )

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ilp_service.errors import SettingsError
 from ilp_service.service.answers import problem
+from ilp_service.service.guesses import Guesses
 
 COOKIE = "ilp_session"
 SESSION_SECONDS = 12 * 3600
@@ -51,13 +52,20 @@ def is_loopback(host: str) -> bool:
 class Access:
     """The rules, and the sessions of people who signed in."""
 
-    def __init__(self, host: str, token: str | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        host: str,
+        token: str | None,
+        clock: Callable[[], float] = time.time,
+        guesses: Guesses | None = None,
+    ) -> None:
         """Rules for a service.
 
         Args:
             host: Address that the service is bound to.
             token: Is asked for wherever it is set.
             clock: Seconds since 1970.
+            guesses: Bounds wrong tokens.
 
         Raises:
             SettingsError: Others than this machine can reach the service, and there is no token.
@@ -72,10 +80,20 @@ class Access:
         # A new token ends every session; so does a restart without one.
         self._key = hashlib.sha256(b"ilp session\0" + (self._token or secrets.token_bytes(32))).digest()
         self._clock = clock
+        self._guesses = Guesses() if guesses is None else guesses
 
-    def knows(self, token: str) -> bool:
-        """Whether this is the token."""
-        return self.needs_token and hmac.compare_digest(token.encode("utf-8", "replace"), self._token)
+    def knows(self, token: str, request: Request) -> bool:
+        """Whether this is the token; nobody is told while ``wait`` says that the caller has to."""
+        if not self.needs_token or self.wait(request):
+            return False
+        right = hmac.compare_digest(token.encode("utf-8", "replace"), self._token)
+        if not right:
+            self._guesses.wrong(_caller(request), token)
+        return right
+
+    def wait(self, request: Request) -> int:
+        """Seconds until a token of the caller is looked at, after too many wrong ones; 0 when it is at once."""
+        return self._guesses.wait(_caller(request))
 
     def session(self) -> str:
         """The value of a cookie for somebody who gave the token."""
@@ -96,9 +114,8 @@ class Access:
         """Whether the caller may see and do everything."""
         if not self.needs_token:
             return True
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self.knows(token.strip())
+        if (token := _bearer(request)) is not None:
+            return self.knows(token, request)
         return self._holds(request.cookies.get(COOKIE, ""))
 
     def names_us(self, request: Request) -> bool:
@@ -106,6 +123,16 @@ class Access:
         found = request.headers.getlist("host")
         parts = _HOST.fullmatch(found[0]) if len(found) == 1 else None
         return parts is not None and (self.needs_token or is_loopback(parts[1]))
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _caller(request: Request) -> str:
+    """The caller's address; of one behind a proxy of this machine, what the proxy says."""
+    return request.client.host if request.client is not None else ""
 
 
 def is_own(request: Request) -> bool:
@@ -167,11 +194,18 @@ class Guard:
             return problem(403, "The request comes from another site.")
         if inside or path == SIGN_IN or path.startswith(_STATIC):
             return None
+        if _bearer(request) is not None and (wait := self.access.wait(request)):
+            return problem(429, too_many(wait), {"Retry-After": str(wait)})
         if (way := _way_back(request, path)) is not None:
             return RedirectResponse(f"{SIGN_IN}?next={quote(way)}", 303)
         return problem(
             401, "A token is needed: Authorization: Bearer <ILP_SERVICE_TOKEN>.", {"WWW-Authenticate": "Bearer"}
         )
+
+
+def too_many(wait: int) -> str:
+    """What somebody is told who has been wrong too often."""
+    return f"Too many wrong tokens came from this address; try again in {wait} s."
 
 
 def _way_back(request: Request, path: str) -> str | None:

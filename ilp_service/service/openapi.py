@@ -66,9 +66,10 @@ _ERRORS = {
     "415": "The body is not JSON.",
     "421": "The Host header names something else.",
     "422": "The body is not what is expected.",
+    "429": "Too many wrong tokens came from this address; 'Retry-After' says when to try again.",
     "503": "The ledger cannot be reached; ask again later.",
 }
-_ALWAYS = ("401", "403", "421", "503")
+_ALWAYS = ("401", "403", "421", "429", "503")
 
 
 def _operation(name: str, summary: str, answers: _Schema, *errors: str, **more: object) -> _Schema:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from ilp_service.service.access import COOKIE, SESSION_SECONDS, SIGN_IN, Access, safe_way
+from ilp_service.service.access import COOKIE, SESSION_SECONDS, SIGN_IN, Access, safe_way, too_many
 from ilp_service.service.answers import form_of
 
 
@@ -41,16 +41,21 @@ class SignIn:
         way = safe_way(request.query_params.get("next"))
         if request.state.inside:
             return RedirectResponse(way, 303)
-        return self._html("login.html.j2", wrong=False, way=way)
+        return self._html("login.html.j2", wrong=None, way=way)
 
     async def sign_in(self, request: Request) -> Response:
         """A cookie for the token."""
         fields = await form_of(request)
         way = safe_way(fields.get("next"))
-        if not self._access.knows(fields.get("token", "").strip()):
-            return self._html("login.html.j2", 401, wrong=True, way=way)
-        answer = RedirectResponse(way, 303)
-        answer.set_cookie(
+        # Before the token is looked at: the guess that was one too many is still answered as wrong.
+        if wait := self._access.wait(request):
+            answer = self._html("login.html.j2", 429, wrong=too_many(wait), way=way)
+            answer.headers["Retry-After"] = str(wait)
+            return answer
+        if not self._access.knows(fields.get("token", "").strip(), request):
+            return self._html("login.html.j2", 401, wrong="That is not the token.", way=way)
+        inside = RedirectResponse(way, 303)
+        inside.set_cookie(
             COOKIE,
             self._access.session(),
             max_age=SESSION_SECONDS,
@@ -59,7 +64,7 @@ class SignIn:
             httponly=True,
             samesite="strict",
         )
-        return answer
+        return inside
 
     async def sign_out(self, _request: Request) -> Response:
         """No cookie any more."""

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from ilp_service.errors import SettingsError
 from ilp_service.service.access import COOKIE, SESSION_SECONDS, Access, is_loopback, safe_way
+from ilp_service.service.guesses import MOST, NETWORKS, SECONDS, Guesses
 from ilp_service.service.openapi import document
 from tests.service.made_up_desk import MadeUpDesk
 from tests.service.web import TOKEN, client
@@ -95,6 +96,72 @@ def test_tokens_and_cookies_are_compared_in_constant_time(outside: TestClient, m
     assert compared[-1][1] == "b" * 64
     outside.post("/login", data={"token": "another guess"}, headers=OWN)
     assert compared[-1] == (b"another guess", TOKEN.encode())
+
+
+def test_after_ten_wrong_tokens_none_is_looked_at_for_a_minute(desk: MadeUpDesk) -> None:
+    web = client(desk, token=TOKEN, host="0.0.0.0")  # noqa: S104
+    assert web.post("/login", data={"token": TOKEN}, headers=OWN).status_code == 303
+    cookie = {"Cookie": f"{COOKIE}={web.cookies[COOKIE]}"}
+    web.cookies.clear()
+    # By both ways together.
+    for number in range(MOST // 2):
+        assert web.post("/login", data={"token": f"guess {number}"}, headers=OWN).status_code == 401
+        assert web.get("/api/jobs", headers={"Authorization": f"Bearer guess-{number}"}).status_code == 401
+    form = web.post("/login", data={"token": TOKEN}, headers=OWN)
+    assert (form.status_code, "set-cookie" in form.headers) == (429, False)
+    assert "Too many wrong tokens" in form.text
+    for path in ("/api/jobs", "/metrics", "/"):
+        asked = web.get(path, headers=BEARER)
+        assert asked.status_code == 429
+        assert 0 < int(asked.headers["retry-after"]) <= 60
+        assert list(asked.json()) == ["error"]
+    assert 0 < int(form.headers["retry-after"]) <= 60
+    # Nothing else is held up: the form, probes, and whoever is in already.
+    assert web.get("/login").status_code == web.get("/healthz").status_code == 200
+    assert web.get("/", headers=cookie).status_code == web.get("/api/jobs", headers=cookie).status_code == 200
+    # Other addresses may still come in.
+    elsewhere = TestClient(web.app, "http://127.0.0.1:8080", follow_redirects=False, client=("192.0.2.1", 1))
+    assert elsewhere.get("/api/jobs", headers=BEARER).status_code == 200
+
+
+def test_what_is_ready_is_no_way_to_try_tokens(desk: MadeUpDesk) -> None:
+    web = client(desk, token=TOKEN, host="0.0.0.0")  # noqa: S104
+    desk.why_not = "The database is away."
+    for number in range(MOST):
+        assert web.get("/readyz", headers={"Authorization": f"Bearer guess-{number}"}).status_code == 503
+    assert web.get("/api/jobs", headers=BEARER).status_code == 429
+    assert "reason" not in web.get("/readyz", headers=BEARER).json()
+
+
+def test_guesses_are_bounded_in_time_and_in_memory() -> None:
+    now = [100.0]
+    guesses = Guesses(lambda: now[0])
+    for number in range(MOST - 1):
+        guesses.wrong("192.0.2.1", f"guess {number}")
+        now[0] += 1
+    for _ in range(50):
+        # An old token that a program repeats is one guess.
+        guesses.wrong("192.0.2.1", "guess 0")
+    assert guesses.wait("192.0.2.1") == 0
+    guesses.wrong("192.0.2.1", "one more")
+    assert guesses.wait("192.0.2.1") == SECONDS - (MOST - 1)
+    assert guesses.wait("::ffff:192.0.2.1") > 0
+    assert guesses.wait("192.0.2.2") == 0
+    now[0] += guesses.wait("192.0.2.1")
+    assert guesses.wait("192.0.2.1") == 0
+    guesses.wrong("192.0.2.1", "and another")
+    assert guesses.wait("192.0.2.1") == 1
+
+    for number in range(MOST):
+        guesses.wrong(f"2001:db8::{number:x}", f"guess {number}")
+    assert guesses.wait("2001:db8::ffff") > 0
+    assert guesses.wait("2001:db8:0:1::") == 0
+
+    for number in range(2 * NETWORKS):
+        guesses.wrong(f"no address {number} " + "x" * 10_000, "guess")
+    assert len(guesses) == NETWORKS
+    now[0] += SECONDS
+    assert guesses.wait("2001:db8::ffff") == 0
 
 
 def test_a_session_is_signed_ends_and_dies_with_its_token(desk: MadeUpDesk) -> None:
