@@ -51,7 +51,7 @@ class Reconciler:
         self._down: str | None = None
 
     def start(self) -> None:
-        """Begin to look, at once and then every interval."""
+        """Begin to look, at once and then so often that what is registered is handed in within an interval."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -62,6 +62,7 @@ class Reconciler:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 self._counted(self.look())
                 if self._down is not None:
@@ -76,7 +77,7 @@ class Reconciler:
                 if self._down is None:
                     LOG.exception("the registry cannot be read, and will be tried again")
                 self._down = "defect"
-            self._stopping.wait(self._settings.interval)
+            self._stopping.wait(_pause(self._settings.interval, time.monotonic() - began))
 
     def look(self) -> Look:
         """Hand in what is new.
@@ -168,3 +169,12 @@ class Reconciler:
 
         mode = "all" if self._settings.backfill else "new"
         return f"{what}:{mode}:{hashlib.sha256(self._jobs.store.encode()).hexdigest()[:24]}"
+
+
+def _pause(interval: float, took: float) -> float:
+    """Seconds until the next look, so that this one's latecomers are handed in an interval after its begin.
+
+    What is registered as a look begins waits for all of that look, the pause, and all of the next one, which may take
+    longer. However slow the registry is, it has half an interval of rest.
+    """
+    return max(interval / 2, interval - 3 * took)

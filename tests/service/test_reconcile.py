@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from ilp_service.errors import TrackingError
 from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.jobs import Jobs
-from ilp_service.service.reconcile import Reconciler
+from ilp_service.service.reconcile import Reconciler, _pause
 from ilp_service.tracking import watch
 
 STUB = ("/bin/false",)
@@ -171,3 +171,13 @@ def test_a_server_that_is_down_is_told_of_once_and_tried_again(
         loop.stop()
     assert sum("does not answer" in record.message for record in caplog.records) == 1
     assert sum("can be read again" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("took", [0.0, 0.5, 2.0, 4.0])
+def test_what_is_registered_as_a_look_begins_is_handed_in_within_an_interval(took: float) -> None:
+    # The next look may take twice as long as this one.
+    assert took + _pause(30.0, took) + 2 * took <= 30.0
+
+
+def test_a_slow_registry_has_half_an_interval_of_rest() -> None:
+    assert _pause(30.0, 60.0) == 15.0
