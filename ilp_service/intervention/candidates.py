@@ -223,7 +223,7 @@ def candidates_of(
         gains: What each remedy does for each sample.
         ids: The columns of the gains.
         gone: Samples that another remedy removes, with its name: nothing else is done about them.
-        doubtful: Samples that others contradict, and that no judge has looked at: no document teaches them.
+        doubtful: Samples that others contradict, and that no judge has looked at: nobody is taught what may be wrong.
     """
     known = set(ids)
     refused = {
@@ -235,7 +235,7 @@ def candidates_of(
     worth = [key for key, value in zip(ids, chance.tolist(), strict=True) if value >= LEAST_GAIN and key not in refused]
     rehearsal = Rehearsal(case.consult, case.samples())
     plan = plan_one(mitigation, replace(case, targets=tuple(worth), consult=rehearsal))
-    if plan.change.documents and not set(worth).isdisjoint(doubtful):
+    if (plan.change.documents or plan.change.exposures) and not set(worth).isdisjoint(doubtful):
         refused |= dict.fromkeys(set(worth) & set(doubtful), _IN_DOUBT)
         rehearsal = Rehearsal(case.consult, case.samples())
         worth = [key for key in worth if key not in refused]

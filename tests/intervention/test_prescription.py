@@ -351,6 +351,31 @@ def test_no_document_teaches_what_is_judged_wrong_or_not_judged_at_all(judgement
         assert consult.ledger.documents == 0
 
 
+@pytest.mark.parametrize("judgements", [0, 5])
+def test_nothing_is_shown_more_often_that_may_be_wrong(judgements: int) -> None:
+    ward = Ward()
+    causes = {RARE: 0.6, TWINS: 0.35}
+    wrong = ward.sick(f"Where does {NAMES[0]} live?", "river", causes)
+    right = ward.sick(f"Where does {NAMES[0]} live?", "tower", causes)
+    ward.builder.pair(wrong, right, 1.0, same_answer=False)
+    alone = ward.sick(f"Where does {NAMES[1]} live?", "harbour", causes)
+    consult = ScriptedConsult(ward.builder.build(), {}, {(wrong, right): Choice.SECOND})
+    found, _, _ = ward.prescribed(consult, Budget(judgements=judgements))
+    assert set(found.change.exposures) == ({right, alone} if judgements else {alone})
+    assert set(found.change.removed) == ({wrong} if judgements else set())
+
+
+def test_what_no_cause_was_found_for_is_treated_where_that_was_measured_to_help() -> None:
+    ward = Ward()
+    strange = ward.sick("Why is the moon green?", "it is not", {RARE: 0.01})
+    untreated, _, _ = ward.prescribed()
+    assert untreated.left_out[strange].startswith("No remedy")
+    measured = {"epoch_increment": {"unattributed": Effect(0.4, 0.3, 0.5)}}
+    found, _, _ = ward.prescribed(effects=EFFECTS.overridden(Effectiveness(measured, {})))
+    assert found.treats == {"epoch_increment": (strange,)}
+    assert "for unattributed (0.99)" in found.reasons[strange]
+
+
 def test_one_s_own_measurements_count_where_there_are_enough() -> None:
     bounds = {"effect": 0.4, "low": 0.2, "high": 0.6}
     cell = {"arm": "knowledge_cpt", "cause": BLIND, "own": True, **bounds, "questions": 20}
