@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ilp_service.attribution.rules import UNATTRIBUTED
 from ilp_service.errors import SettingsError
 
 _FILE = "effectiveness.json"
@@ -80,13 +81,13 @@ class Effectiveness:
         return Effect(0.0, 0.0, 0.0) if found is None else found.counted
 
     def on_own_causes(self, own: Mapping[str, Iterable[str]]) -> Effectiveness:
-        """The same, as if a remedy did nothing for samples of other causes than its own.
+        """The same, as if a remedy did nothing for samples of other causes than its own; unattributed ones count.
 
         Args:
             own: Causes that each remedy is for.
         """
         effects = {
-            name: {cause: effect for cause, effect in row.items() if cause in own.get(name, ())}
+            name: {cause: effect for cause, effect in row.items() if cause in {UNATTRIBUTED, *own.get(name, ())}}
             for name, row in self.effects.items()
         }
         return replace(self, effects=effects)

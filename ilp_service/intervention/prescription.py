@@ -168,7 +168,18 @@ class _Prescriber:
         samples = self._case.samples()
         judged = {content_of(samples[key]) for pair in self._counted.account.pairs for key in pair}
         self._doubtful = {key for key in self._doubtful if content_of(samples[key]) not in judged}
+        self._doubtful |= self._repeating(self._gone) - set(self._gone)
         return True
+
+    def _repeating(self, wrong: Collection[str]) -> set[str]:
+        """Who says the same of the same thing as what was judged wrong, in words too different to be paired."""
+        samples = self._case.samples()
+        said = {(self._counted.entity(key), samples[key].response) for key in wrong}
+        return {
+            key
+            for key in self._ids
+            if (entity := self._counted.entity(key)) is not None and (entity, samples[key].response) in said
+        }
 
     def _chosen(self, groups: Mapping[str, Group], found: Sequence[Candidates]) -> tuple[Chosen, tuple[Plan, ...]]:
         before: tuple[str, ...] | None = None

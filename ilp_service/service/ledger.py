@@ -34,6 +34,8 @@ STATUS, REASON, RUN = "ilp.status", "ilp.reason", "ilp.run_id"
 _RESULTS = ("ilp.unlearned_rate", "ilp.top_cause")
 _ENDED = {"done": "FINISHED", "failed": "FAILED", "refused": "FAILED", "needs_data": "FAILED", "cancelled": "KILLED"}
 _LOOK_UP = 500
+_CLAIM_SECONDS = 90
+"""Longer than telling a notice takes; one that a dead worker had in hand is told by others after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Notice:
         run_id: Its run.
         run_status: With which the run ends if it has not.
         number: Counts the changes of this row.
+        due: When it is to be told, or until when the worker has it that tells it.
     """
 
     job_id: str
@@ -57,6 +60,7 @@ class Notice:
     run_id: str | None
     run_status: str | None
     number: int
+    due: int
 
 
 class Ledger:
@@ -64,7 +68,8 @@ class Ledger:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
-        self._insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._several = engine.dialect.name != "sqlite"
+        self._insert: Any = postgresql.insert if self._several else sqlite.insert
 
     def _writing(self) -> AbstractContextManager[sa.Connection]:
         return self.engine.begin()
@@ -250,26 +255,48 @@ class Ledger:
         }
         names = {name: row[name] for name in ("job_id", "model", "version")}
         statement = self._insert(notices).values(**names, **values)
+        if self._several:
+            # Another worker may have the row in hand; it sees by the number that there is more to tell.
+            del values["due"]
         connection.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
 
     def due_notices(self, limit: int) -> list[Notice]:
         """What is to be told now, oldest first."""
         query = sa.select(notices).where(notices.c.due <= now()).order_by(notices.c.due).limit(limit)
         with translated(self.engine), self.engine.connect() as connection:
-            rows = connection.execute(query).mappings().all()
-        names = ("job_id", "model", "version", "run_id", "run_status", "number")
-        return [Notice(**{name: row[name] for name in names}, tags=as_tags(row["tags"])) for row in rows]
+            return [_notice(row) for row in connection.execute(query).mappings()]
+
+    def take_notice(self, notice: Notice) -> Notice | None:
+        """Take a notice in hand, so that no other worker tells it meanwhile: two could tell old news after new ones.
+
+        Returns:
+            The latest of it; ``None`` when another worker has it or has told it.
+        """
+        if not self._several:
+            return notice
+        statement = sa.update(notices).where(notices.c.job_id == notice.job_id, notices.c.due <= now())
+        with translated(self.engine), self._writing() as connection:
+            until = now() + _CLAIM_SECONDS * 1_000_000
+            row = connection.execute(statement.values(due=until).returning(notices)).mappings().first()
+        return None if row is None else _notice(row)
 
     def notice_told(self, notice: Notice) -> None:
-        """MLflow was told; news that came in between stay."""
+        """MLflow was told; news that came in between stay, and are due."""
+        mine = self._in_hand(notice)
         with translated(self.engine), self._writing() as connection:
-            same = (notices.c.job_id == notice.job_id, notices.c.number == notice.number)
-            connection.execute(sa.delete(notices).where(*same))
+            connection.execute(sa.delete(notices).where(*mine, notices.c.number == notice.number))
+            if self._several:
+                connection.execute(sa.update(notices).where(*mine).values(due=0))
 
     def notice_later(self, notice: Notice, due: int) -> None:
         """MLflow could not be told; try again at ``due``."""
         with translated(self.engine), self._writing() as connection:
-            connection.execute(sa.update(notices).where(notices.c.job_id == notice.job_id).values(due=due))
+            connection.execute(sa.update(notices).where(*self._in_hand(notice)).values(due=due))
+
+    def _in_hand(self, notice: Notice) -> list[sa.ColumnElement[bool]]:
+        """The row of a notice, as long as nobody else took it."""
+        same = [notices.c.job_id == notice.job_id]
+        return [*same, notices.c.due == notice.due] if self._several else same
 
     # Workers and marks
 
@@ -312,6 +339,11 @@ class Ledger:
         with translated(self.engine), self._writing() as connection:
             statement = self._insert(marks).values(name=name, value=value)
             connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+
+def _notice(row: sa.RowMapping) -> Notice:
+    names = ("job_id", "model", "version", "run_id", "run_status", "number", "due")
+    return Notice(**{name: row[name] for name in names}, tags=as_tags(row["tags"]))
 
 
 def told(row: sa.RowMapping) -> tuple[dict[str, str | None], str | None]:

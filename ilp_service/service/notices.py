@@ -61,8 +61,11 @@ class Notices:
             due = self._ledger.due_notices(_BATCH)
             if not due:
                 return True
-            for notice in due:
-                if enough() or not self._tell(notice):
+            for one in due:
+                if enough():
+                    return False
+                notice = self._ledger.take_notice(one)
+                if notice is not None and not self._tell(notice):
                     return False
         return False
 
@@ -85,6 +88,7 @@ class Notices:
                 self._down += 1
                 if self._down == 1:
                     LOG.warning("MLflow cannot be told of jobs for now: %s", error)
+                self._ledger.notice_later(notice, 0)
                 return False
             self._complain(error)
             self._ledger.notice_later(notice, now() + int(_LATER_SECONDS * 1e6))

@@ -365,6 +365,22 @@ def test_nothing_is_shown_more_often_that_may_be_wrong(judgements: int) -> None:
     assert set(found.change.removed) == ({wrong} if judgements else set())
 
 
+def test_who_repeats_what_was_judged_wrong_in_other_words_is_not_shown_more_often() -> None:
+    ward = Ward()
+    wrong = ward.sick(f"Where does {NAMES[0]} live?", "river", {TWINS: 0.9})
+    right = ward.builder.sample(f"Where does {NAMES[0]} live?", "tower")
+    ward.builder.pair(wrong, right, 1.0, same_answer=False)
+    reworded = ward.sick(f"At which place is {NAMES[0]} at home?", "river", {RARE: 0.9})
+    namesake = ward.sick(f"Where does {NAMES[1]} live?", "river", {RARE: 0.9})
+    elsewhere = ward.sick(f"What did {NAMES[0]} build?", "engines", {RARE: 0.9})
+    about = dict.fromkeys((wrong, right, reworded, elsewhere), NAMES[0]) | {namesake: NAMES[1]}
+    consult = ScriptedConsult(ward.builder.build(), {}, {(wrong, right): Choice.SECOND}, entities=about)
+    found, _, _ = ward.prescribed(consult)
+    assert set(found.change.removed) == {wrong}
+    assert set(found.change.exposures) == {namesake, elsewhere}
+    assert "may be wrong itself" in found.left_out[reworded]
+
+
 def test_what_no_cause_was_found_for_is_treated_where_that_was_measured_to_help() -> None:
     ward = Ward()
     strange = ward.sick("Why is the moon green?", "it is not", {RARE: 0.01})
@@ -414,12 +430,12 @@ def test_a_broken_file_of_effects_is_refused_in_a_sentence(tmp_path: Path) -> No
 
 
 def test_effects_on_own_causes_leave_out_what_a_remedy_does_for_others() -> None:
-    known = Effectiveness(
-        {"cure": {"ill": Effect(0.8, 0.7, 0.9), "tired": Effect(0.3, 0.2, 0.4)}}, {"cure": Damage(0.1)}, provenance="x"
-    )
+    cells = {"ill": Effect(0.8, 0.7, 0.9), "tired": Effect(0.3, 0.2, 0.4), "unattributed": Effect(0.2, 0.1, 0.3)}
+    known = Effectiveness({"cure": cells}, {"cure": Damage(0.1)}, provenance="x")
     own = known.on_own_causes({"cure": ("ill",)})
     assert own.effect("cure", "ill", ("ill",)).value == 0.8
     assert own.effect("cure", "tired", ("ill",)).value == 0.0
+    assert own.effect("cure", "unattributed", ("ill",)).value == 0.2
     assert (own.damage, own.provenance) == (known.damage, "x")
     assert own.effect("unknown", "ill", ("ill",)) == known.effect("unknown", "ill", ("ill",))
 
