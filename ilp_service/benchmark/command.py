@@ -267,10 +267,9 @@ def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed
 )
 @click.option(
     "--effectiveness-seeds",
-    default=_seeds(TRAINING_WORLDS[:3]),
-    show_default=True,
+    default="",
     callback=_words,
-    help="Those of them on which it is measured what remedies do, for the prescription; none: as shipped.",
+    help="Those of them on which it is measured what remedies do, for the prescription.  [default: as shipped]",
 )
 @click.option("--sft-seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds of fine-tuning.")
 @click.option("--part", type=click.Choice(("effects", "headline", "all")), default="all", show_default=True)

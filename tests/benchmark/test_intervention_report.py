@@ -264,8 +264,10 @@ def test_the_command_writes_report_page_and_one_object(
     assert "### The headline" in target.read_text()
     (told,) = asked
     assert told.held_out == (("qwen2", 100), ("llama", 101))
-    assert told.measured == (("qwen2", 0), ("llama", 1), ("olmo2", 2))
+    assert told.measured == ()
     assert told.budgets == (0.5, 1.0, 2.0)
+    CliRunner().invoke(benchmark, [*options, "--effectiveness-seeds", "0,1,2"])
+    assert asked[1].measured == (("qwen2", 0), ("llama", 1), ("olmo2", 2))
     for wrong in ("0.5", "1,x", "1,-1"):
         refused = CliRunner().invoke(benchmark, [*options, "--budgets", wrong])
         assert refused.exit_code == 2
