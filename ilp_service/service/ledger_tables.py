@@ -19,6 +19,9 @@ from ilp_service.tracking.connection import shown
 BUSY_SECONDS = 30
 """How long a writer waits for another one in SQLite."""
 
+_MAKING = 4_772_100_915
+"""Of the lock that is held in PostgreSQL while tables are made; any number that nobody else takes."""
+
 _metadata = sa.MetaData()
 
 registrations = sa.Table(
@@ -137,8 +140,11 @@ def open_engine(url: sa.URL) -> sa.Engine:
         engine = sa.create_engine(
             url, pool_size=10, max_overflow=20, pool_pre_ping=True, connect_args={"connect_timeout": 10}
         )
-    with translated(engine):
-        _metadata.create_all(engine)
+    with translated(engine), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            # Several services that start at once would each make what the others are making.
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKING})
+        _metadata.create_all(connection)
     return engine
 
 

@@ -10,16 +10,37 @@ import pytest
 import sqlalchemy as sa
 
 from ilp_service.errors import SettingsError, StorageError
-from ilp_service.service.desk import Delivery, UnknownJobError
-from ilp_service.service.ledger import Ledger
-from ilp_service.service.ledger_tables import database_url, now, open_engine
+from ilp_service.service.desk import STATUSES, Delivery, UnknownJobError
+from ilp_service.service.ledger import Ledger, Notice
+from ilp_service.service.ledger_tables import (
+    database_url,
+    deliveries,
+    marks,
+    notices,
+    now,
+    open_engine,
+    registrations,
+    workers,
+)
+from tests.deploy.conftest import PASSWORDS
+from tests.postgresql_server import Server
+
+TABLES = (registrations, deliveries, notices, workers, marks)
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(open_engine(database_url(None, tmp_path)))
-    yield ledger
-    ledger.engine.dispose()
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """An empty book, in either database."""
+    url = None
+    if request.param == "postgresql":
+        server: Server = request.getfixturevalue("databases")
+        url = server.url("ilp", PASSWORDS["ILP_DATABASE_PASSWORD"], "ilp")
+    engine = open_engine(database_url(url, tmp_path))
+    with engine.begin() as connection:
+        for table in TABLES:
+            connection.execute(sa.delete(table))
+    yield Ledger(engine)
+    engine.dispose()
 
 
 def add(ledger: Ledger, job_id: str, delivery: Delivery | None = None, **changes: object) -> bool:
@@ -61,23 +82,67 @@ def test_a_finished_job_is_not_changed_by_its_worker(ledger: Ledger) -> None:
     assert ledger.job("j").status == "cancelled"
 
 
+def taken(ledger: Ledger) -> Notice:
+    """The only notice that is due, taken in hand."""
+    (due,) = ledger.due_notices(10)
+    notice = ledger.take_notice(due)
+    assert notice is not None
+    return notice
+
+
 def test_later_news_join_earlier_ones_and_are_not_lost_while_those_are_told(ledger: Ledger) -> None:
     add(ledger, "j", run_id="r")
     ledger.change("j", {"status": "running"})
-    (first,) = ledger.due_notices(10)
+    first = taken(ledger)
     assert first.tags == {"ilp.status": "running", "ilp.reason": None, "ilp.run_id": "r"}
     assert first.run_status is None
     ledger.change("j", {"status": "failed", "reason": "It broke."})
     ledger.notice_told(first)
-    (second,) = ledger.due_notices(10)
+    second = taken(ledger)
     assert (second.tags["ilp.status"], second.tags["ilp.reason"]) == ("failed", "It broke.")
     assert second.tags["ilp.unlearned_rate"] is None
     assert (second.run_id, second.run_status) == ("r", "FAILED")
     ledger.notice_later(second, now() + 10_000_000)
     assert ledger.due_notices(10) == []
-    ledger.notice_told(second)
     ledger.change("j", {"status": "queued"}, only=["failed"])
-    assert ledger.due_notices(10)[0].run_status is None
+    if ledger.engine.dialect.name == "sqlite":
+        assert taken(ledger).run_status is None
+
+
+def test_what_another_worker_tells_is_left_to_it_until_it_is_lost(ledger: Ledger) -> None:
+    if ledger.engine.dialect.name == "sqlite":
+        # It has one worker, which never waits for itself.
+        add(ledger, "j")
+        ledger.change("j", {"status": "running"})
+        assert taken(ledger) == taken(ledger)
+        return
+    add(ledger, "j", run_id="r")
+    ledger.change("j", {"status": "running"})
+    (seen,) = ledger.due_notices(10)
+    old = ledger.take_notice(seen)
+    assert old is not None
+    assert ledger.take_notice(seen) is None
+    # News come while it is told: nobody tells them before.
+    ledger.change("j", {"status": "done"})
+    assert ledger.due_notices(10) == []
+    assert ledger.take_notice(seen) is None
+    ledger.notice_told(old)
+    new = taken(ledger)
+    assert new.tags["ilp.status"] == "done"
+    # The one that has it now is gone: after a while others take it, with all that there is to tell.
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.update(notices).values(due=now() - 1))
+    ledger.change("j", {"status": "queued"}, only=["done"])
+    newest = ledger.take_notice(seen)
+    assert newest is not None
+    assert newest.tags["ilp.status"] == "queued"
+    # It was not gone, only slow.
+    ledger.notice_told(new)
+    ledger.notice_later(new, 0)
+    assert ledger.take_notice(seen) is None
+    ledger.notice_told(newest)
+    assert ledger.take_notice(seen) is None
+    assert ledger.due_notices(10) == []
 
 
 def test_known_versions_do_not_depend_on_the_settings(ledger: Ledger) -> None:
@@ -112,6 +177,30 @@ def test_names_with_wildcards_and_quotes_are_only_text(ledger: Ledger) -> None:
     for part, count in (("%", 1), ("A_B", 1), ("'; drop", 1), ("", 4), ("x", 2)):
         assert len(ledger.jobs(model=part, status=None, limit=10, after=None).items) == count
         assert ledger.counts(model=part)["queued"] == count
+
+
+def test_services_that_start_at_once_make_the_tables_once(ledger: Ledger) -> None:
+    url = ledger.engine.url
+    with ledger.engine.begin() as connection:
+        for table in TABLES:
+            table.drop(connection)
+    # At one file there is one service.
+    number = 1 if url.get_backend_name() == "sqlite" else 6
+    begin, opened = threading.Barrier(number), []
+
+    def start() -> None:
+        begin.wait()
+        opened.append(open_engine(url))
+
+    threads = [threading.Thread(target=start) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == number
+    assert Ledger(opened[0]).counts() == dict.fromkeys(STATUSES, 0)
+    for engine in opened:
+        engine.dispose()
 
 
 def test_an_unusable_database_is_one_sentence(tmp_path: Path) -> None:
