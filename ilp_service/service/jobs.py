@@ -133,6 +133,9 @@ class Jobs:
             command=self._command,
         )
         self.notices = Notices(self.ledger, self.tracking, self._stopping, self._woken)
+        if self._shared:
+            # Before the first job: what is left behind is taken up only from workers that are known.
+            self.ledger.alive(self.worker)
         self._queue = JobEngine(engine, self.worker, self.settings.workers)
         self._queue.start(self._run)
         self.notices.start()
