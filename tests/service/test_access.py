@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Callable
 from urllib.parse import quote
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -14,7 +15,7 @@ from ilp_service.service.access import COOKIE, SESSION_SECONDS, Access, is_loopb
 from ilp_service.service.guesses import MOST, NETWORKS, SECONDS, Guesses
 from ilp_service.service.openapi import document
 from tests.service.made_up_desk import MadeUpDesk
-from tests.service.web import TOKEN, client
+from tests.service.web import TOKEN, application, client, served
 
 JOB = "0" * 32
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -131,6 +132,24 @@ def test_what_is_ready_is_no_way_to_try_tokens(desk: MadeUpDesk) -> None:
         assert web.get("/readyz", headers={"Authorization": f"Bearer guess-{number}"}).status_code == 503
     assert web.get("/api/jobs", headers=BEARER).status_code == 429
     assert "reason" not in web.get("/readyz", headers=BEARER).json()
+
+
+def test_those_behind_a_proxy_are_told_apart_if_it_is_believed(
+    desk: MadeUpDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the server of `ilp serve`, which believes a proxy of this machine unless it is told otherwise."""
+
+    def answers(address: str, token: str, caller: str) -> int:
+        headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": f"203.0.113.9, {caller}"}
+        return httpx2.get(f"{address}/api/jobs", headers=headers).status_code
+
+    for believed, other in (("127.0.0.1", 200), ("192.0.2.99", 429)):
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", believed)
+        with served(application(desk, token=TOKEN)) as address:
+            for number in range(MOST):
+                answers(address, f"guess-{number}", "192.0.2.1")
+            assert answers(address, TOKEN, "192.0.2.1") == 429
+            assert answers(address, TOKEN, "192.0.2.2") == other
 
 
 def test_guesses_are_bounded_in_time_and_in_memory() -> None:
