@@ -271,6 +271,12 @@ def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed
     callback=_words,
     help="Those of them on which it is measured what remedies do, for the prescription.  [default: as shipped]",
 )
+@click.option(
+    "--headline-seeds",
+    default="",
+    callback=_words,
+    help="Seeds of the worlds that the headline is measured on.  [default: those of --seeds]",
+)
 @click.option("--sft-seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds of fine-tuning.")
 @click.option("--part", type=click.Choice(("effects", "headline", "all")), default="all", show_default=True)
 @click.option(
@@ -297,6 +303,7 @@ def interventions(
     size: str,
     train_seeds: list[str],
     effectiveness_seeds: list[str],
+    headline_seeds: list[str],
     sft_seeds: int,
     part: str,
     budgets: list[str],
@@ -314,11 +321,11 @@ def interventions(
     from ilp_service.benchmark.run import Plan, deal, ordinary_steps
     from ilp_service.plugin_loading import load_plugins
 
-    held_out, training = deal(families, seeds), deal(families, train_seeds)
-    measured = deal(families, effectiveness_seeds) if effectiveness_seeds else ()
+    held_out, training, headline_on = (deal(families, some) for some in (seeds, train_seeds, headline_seeds))
+    measured = deal(families, effectiveness_seeds)
     plugins = load_plugins(())
-    steps = ordinary_steps(Plan(held_out, training, size, out), plugins.causes, _say, _bar)
-    plan = InterventionPlan(held_out, training, measured, size, out, sft_seeds, part, _numbers(budgets))
+    plan = InterventionPlan(held_out, training, measured, size, out, sft_seeds, part, _numbers(budgets), headline_on)
+    steps = ordinary_steps(Plan(plan.measured_worlds, training, size, out), plugins.causes, _say, _bar)
     report = run_interventions(plan, plugins, steps, _say, _bar)
     if into is not None:
         _put(into, made(report), BEGIN, END)

@@ -26,7 +26,7 @@ _NAMES = {"placebo_other_order": "other order", "placebo_general_text": "general
 
 def page(report: Report) -> str:
     """The made part of the page, as markdown."""
-    parts = [f"Worlds: {', '.join(report['worlds'])}; fine-tuning seeds: {report['seeds']}."]
+    parts = [_worlds(report)]
     if "own_cause" in report:
         parts += _effects(report)
     if "headline" in report:
@@ -35,6 +35,15 @@ def page(report: Report) -> str:
         parts += ["### The paper's tables, redone", *_paper(report["paper"])]
     parts.append(f"Expected effects behind the prescription: {report['effectiveness']['provenance']}")
     return "\n\n".join(parts)
+
+
+def _worlds(report: Report) -> str:
+    everything = report["worlds"]
+    effects, headline = (report.get(name) or everything for name in ("effects_worlds", "headline_worlds"))
+    told = [f"Worlds: {', '.join(everything)}"]
+    if effects != headline and "own_cause" in report and "headline" in report:
+        told = [f"Worlds of the effects: {', '.join(effects)}", f"of the headline: {', '.join(headline)}"]
+    return f"{'; '.join(told)}; fine-tuning seeds: {report['seeds']}."
 
 
 def _effects(report: Report) -> list[str]:

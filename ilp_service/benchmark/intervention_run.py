@@ -49,7 +49,7 @@ class InterventionPlan:
     """What a run of the interventions is made of.
 
     Attributes:
-        held_out: Worlds that everything is measured on.
+        held_out: Worlds that effects are measured on.
         training: Worlds that classifiers are trained on; those of the family or seed of a held-out world are left out.
         measured: Those of the training worlds on which the remedies' effectiveness is measured for the prescription.
         size: Of all worlds: a name, or a size.
@@ -57,6 +57,8 @@ class InterventionPlan:
         seeds: How many seeds of fine-tuning each arm is run under.
         part: What is run: one of :data:`PARTS`.
         budgets: Budgets of the headline, in parts of what the prescription takes by itself.
+        headline_on: Worlds that the headline is measured on, where they are others than ``held_out``: a decision that
+            was developed after a look at some worlds is to be shown on fresh ones.
     """
 
     held_out: tuple[Place, ...]
@@ -67,6 +69,22 @@ class InterventionPlan:
     seeds: int = 2
     part: str = "all"
     budgets: tuple[float, ...] = (0.5, 1.0, 2.0)
+    headline_on: tuple[Place, ...] = ()
+
+    @property
+    def effects_worlds(self) -> tuple[Place, ...]:
+        """Where effects are measured."""
+        return self.held_out if self.part in ("effects", "all") else ()
+
+    @property
+    def headline_worlds(self) -> tuple[Place, ...]:
+        """Where the headline is measured."""
+        return (self.headline_on or self.held_out) if self.part in ("headline", "all") else ()
+
+    @property
+    def measured_worlds(self) -> tuple[Place, ...]:
+        """All that are measured, in the order of the work."""
+        return tuple(dict.fromkeys((*self.effects_worlds, *self.headline_worlds)))
 
 
 def run_interventions(
@@ -95,8 +113,9 @@ def run_interventions(
     started = time.monotonic()
     _check(plan)
     examined: dict[Place, Examined] = {}
-    for number, place in enumerate((*plan.training, *plan.held_out), 1):
-        say(f"world {number} of {len(plan.training) + len(plan.held_out)}: {place[0]}:{place[1]}")
+    places = (*plan.training, *plan.measured_worlds)
+    for number, place in enumerate(places, 1):
+        say(f"world {number} of {len(places)}: {place[0]}:{place[1]}")
         built = steps.build(place)
         examined[place] = steps.examine(built, steps.label(built))
     training = [examined[place] for place in plan.training]
@@ -112,15 +131,14 @@ def run_interventions(
         name = examined[place].findings.built.name
         return (lambda line: say(f"{name}: {line}")), None if progress is None else progress(name)
 
-    headline = plan.part in ("headline", "all")
-    effectiveness = _effectiveness(plan, treated, tell) if headline else read_effectiveness()
+    effectiveness = _effectiveness(plan, treated, tell) if plan.headline_worlds else read_effectiveness()
     effects, headlines = [], []
-    for place in plan.held_out:
+    for place in plan.measured_worlds:
         world = treated(place)
         line, bar = tell(place)
-        if plan.part in ("effects", "all"):
+        if place in plan.effects_worlds:
             effects.append(effects_in(world, seeds, line, progress=bar)[1])
-        if headline:
+        if place in plan.headline_worlds:
             planted = examined[place].findings.truth
             truth = dict(zip(planted["sample_id"].to_pylist(), planted["cause"].to_pylist(), strict=True))
             headlines.append(headline_in(world, truth, effectiveness, seeds, plan.budgets, line, bar))
@@ -157,7 +175,9 @@ def _leave(
     """Write what is known by now; a run that is stopped has left the worlds that were done."""
     report = report_of(effects, headlines)
     report["seeds"] = plan.seeds
-    report["trained_on"] = {one["world"]: one["trained_on"] for one in effects}
+    report["trained_on"] = {one["world"]: one["trained_on"] for one in (*effects, *headlines)}
+    report["effects_worlds"] = sorted(one["world"] for one in effects)
+    report["headline_worlds"] = sorted(one["world"] for one in headlines)
     report["effectiveness"] = effectiveness.public()
     report["seconds"] = round(time.monotonic() - started, 1)
     with atomic_path(plan.out / RESULT_FILE) as temporary:
@@ -167,7 +187,8 @@ def _leave(
 
 def _check(plan: InterventionPlan) -> None:
     """Refuse at once what would fail after hours."""
-    both = sorted(set(plan.held_out) & set(plan.training))
+    measured = (*plan.held_out, *plan.headline_on)
+    both = sorted(set(measured) & set(plan.training))
     if both:
         raise SettingsError(
             f"World {both[0][0]}:{both[0][1]} is to be trained on and measured; give it to one of them."
@@ -180,7 +201,7 @@ def _check(plan: InterventionPlan) -> None:
             f"World {strange[0][0]}:{strange[0][1]} is to tell what remedies do and is no training world; add it to "
             "--train-seeds."
         )
-    for family, seed in (*plan.held_out, *plan.measured):
+    for family, seed in (*measured, *plan.measured):
         left = [place for place in plan.training if place[0] != family and place[1] != seed]
         if len(left) < 2:
             raise SettingsError(

@@ -267,6 +267,7 @@ def headline_in(
             points.append(_point(treated, one.arm, budget, of_arm, lost))
     return {
         "world": treated.blind.built.name,
+        "trained_on": list(treated.blind.trained_on),
         "prescription": {
             "price": {"tokens": spent.tokens, "documents": spent.documents, "judgements": spent.judgements},
             "treats": {name: len(keys) for name, keys in own.treats.items()},

@@ -205,7 +205,7 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
 
     def measured(world: SimpleNamespace, seeds: Sequence[int], *_: object, **__: object) -> tuple[Any, dict[str, Any]]:
         asked.append(("effects", world.blind.built.name, len(seeds)))
-        return None, effects(world.blind.built.name)
+        return None, effects(world.blind.built.name) | {"trained_on": list(world.blind.trained_on)}
 
     def crossed(world: SimpleNamespace, seeds: Sequence[int], *_: object) -> None:
         asked.append(("crossed", world.blind.built.name, len(seeds)))
@@ -215,7 +215,7 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
     ) -> dict[str, Any]:
         assert expected is shipped
         asked.append(("headline", world.blind.built.name, len(seeds)))
-        return headline(world.blind.built.name)
+        return headline(world.blind.built.name) | {"trained_on": list(world.blind.trained_on)}
 
     monkeypatch.setattr(intervention_run, "diagnose_blind", blind)
     monkeypatch.setattr(intervention_run, "treated_world", lambda blind, *_: SimpleNamespace(blind=blind))
@@ -268,6 +268,11 @@ def test_the_command_writes_report_page_and_one_object(
     assert told.budgets == (0.5, 1.0, 2.0)
     CliRunner().invoke(benchmark, [*options, "--effectiveness-seeds", "0,1,2"])
     assert asked[1].measured == (("qwen2", 0), ("llama", 1), ("olmo2", 2))
+    assert asked[1].measured_worlds == told.held_out == told.headline_worlds
+    CliRunner().invoke(benchmark, [*options, "--headline-seeds", "llama:104,olmo2:105"])
+    fresh = asked[2]
+    assert (fresh.effects_worlds, fresh.headline_worlds) == (told.held_out, (("llama", 104), ("olmo2", 105)))
+    assert fresh.measured_worlds == (*fresh.effects_worlds, *fresh.headline_worlds)
     for wrong in ("0.5", "1,x", "1,-1"):
         refused = CliRunner().invoke(benchmark, [*options, "--budgets", wrong])
         assert refused.exit_code == 2
