@@ -6,7 +6,6 @@ import contextlib
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,6 @@ from mlflow import MlflowClient
 
 from tests.service.mlflow_server import MlflowServer
 from tests.service.restarts import Restarts, register
-
-
-@pytest.fixture
-def server(tmp_path: Path, _store_template: Path) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path, _store_template)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def restarts(server: MlflowServer, tmp_path: Path) -> Iterator[Restarts]:
-    restarts = Restarts(tmp_path, server.uri)
-    yield restarts
-    restarts.stop()
 
 
 def copy(source: Path, target: Path) -> None:

@@ -46,14 +46,6 @@ def rows(url: str, tmp_path: Path) -> Iterator[Callable[[], list[sa.RowMapping]]
 
 
 @pytest.fixture
-def server(tmp_path: Path, _store_template: Path) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path, _store_template)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def hosts(server: MlflowServer, url: str, tmp_path: Path) -> Iterator[dict[str, Service]]:
     """Two services with nothing in common but MLflow and the database, not started."""
     made = {}

@@ -31,13 +31,6 @@ def server(tmp_path: Path, _store_template: Path) -> Iterator[MlflowServer]:
     server.stop()
 
 
-@pytest.fixture
-def restarts(server: MlflowServer, tmp_path: Path) -> Iterator[Restarts]:
-    restarts = Restarts(tmp_path, server.uri)
-    yield restarts
-    restarts.stop()
-
-
 def meters(service: Service) -> dict[str, float]:
     """All metrics; none while it does not answer."""
     try:
