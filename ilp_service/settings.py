@@ -225,6 +225,12 @@ class InterventionSettings(_Part):
     at_risk: float = Field(
         default=0.6, ge=0.0, le=1.0, description="A prescription treats samples with a pass rate below this as well."
     )
+    retention_factor: float = Field(
+        default=2.0,
+        ge=1.0,
+        description="A prescription shows what it does not treat so many times as often, as far as the budget reaches, "
+        "so that it is not forgotten; 1: as often as before.",
+    )
     continued_learning_rate: float = Field(default=1e-5, gt=0.0, description="Peak, in continued pre-training.")
     continued_batch_size: int = Field(default=32, ge=1, description="Rows a step of continued pre-training.")
     continued_max_length: int = Field(default=512, ge=2, description="Tokens a row of continued pre-training.")

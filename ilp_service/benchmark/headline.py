@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ilp_service.consulting.consultation import Consultation
 from ilp_service.consulting.plans import plan_one
+from ilp_service.intervention.retention import retaining
 from ilp_service.knowledge import Judge, KnowledgeSource
 from ilp_service.remedies import Case, Change, Consult, Found, Mitigation, Price, merge
 from ilp_service.settings import Settings
@@ -258,8 +259,17 @@ class _Planner:
         Documents an entity and further exposures are turned down together, to one document and hardly any further
         exposure; then first documents, then exposures are turned up again by themselves, until the purse is spent. If
         even the weakest is too much, the samples with the highest pass rate are left out of the remedies that ask
-        for documents or exposures. Pairs are judged for the most severe samples first.
+        for documents or exposures. Pairs are judged for the most severe samples first. What is left of the tokens
+        keeps what is learned, as in a prescription.
         """
+        change, spent = self._fitted(targets, purse)
+        patient = self._patient
+        kept = [sample.sample_id for sample in patient.recipe.samples]
+        factor = patient.settings.intervention.retention_factor
+        longer = retaining(change, kept, factor, lambda one: patient.tokens(one) <= purse.tokens)
+        return Treatment(arm, longer, replace(spent, tokens=patient.tokens(longer)))
+
+    def _fitted(self, targets: Targets, purse: Purse) -> tuple[Change, Purse]:
         judged = self.affordable(targets, purse)
 
         def found(documents: int, exposures: int, count: int | None = None) -> tuple[Change, Purse]:
@@ -270,10 +280,10 @@ class _Planner:
         if both:
             documents = _most(STEPS, lambda step: step <= both or purse.holds(found(step, both)[1]))
             exposures = _most(STEPS, lambda step: step <= both or purse.holds(found(documents, step)[1]))
-            return Treatment(arm, *found(documents, exposures))
+            return found(documents, exposures)
         most = max(map(len, targets.values()), default=0)
         count = _most(most, lambda count: purse.holds(found(1, 1, count)[1]))
-        return Treatment(arm, *found(1, 1, count))
+        return found(1, 1, count)
 
     def affordable(self, targets: Targets, purse: Purse) -> int:
         """For how many samples contradictions can be judged."""

@@ -361,7 +361,8 @@ def _ledger(
             yield entry(sample, "contested", "Different corrections were asked for; none is made.", said, wanted)
         if key in change.exposures:
             factor = change.exposures[key]
-            yield entry(sample, "repeated", f"Shown {factor:g} times as often.", 1, counts[key])
+            why = "." if key in causes else ", so that it is not forgotten."
+            yield entry(sample, "repeated", f"Shown {factor:g} times as often{why}", 1, counts[key])
         if key in parted:
             number = change.buckets[key]
             yield entry(

@@ -3,7 +3,8 @@
 A remedy is worth to a sample how unlearned it is now, times the chance that the remedy mends what is wrong with it
 (probability of each cause times the remedy's effect on that cause, beyond its placebo), minus the learned samples that
 it is expected to lose. What gains most for its share of the budget is taken first. Remedies for all data are among the
-candidates like any other: where everything for everybody pays, it is prescribed.
+candidates like any other: where everything for everybody pays, it is prescribed. What is left of the budget keeps what
+is learned (:mod:`ilp_service.intervention.retention`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ilp_service.intervention.candidates import (
 from ilp_service.intervention.choosing import Budget, Chosen, Cost, Gains, Shared, Treatment, choose
 from ilp_service.intervention.effectiveness import Effectiveness
 from ilp_service.intervention.prescribed import Expected, Item, Prescription
+from ilp_service.intervention.retention import retained, retaining
 from ilp_service.remedies import Case, Consult, Mitigation, Plan, Price
 from ilp_service.settings import Settings
 from ilp_service.study import Study
@@ -139,7 +141,20 @@ class _Prescriber:
                 break
             taken.pop()
             plans = self._plans([groups[one.key] for one in taken])
-        return self._written(groups, found, taken, plans, change, price, notes)
+        longer = self._retaining(change, plans)
+        price = self._price(longer)
+        return self._written(groups, found, taken, plans, longer, price, (*notes, *_kept(change, longer)))
+
+    def _retaining(self, change: Change, plans: Sequence[Plan]) -> Change:
+        """With what is learned, or treated otherwise, shown more often as well; what is left out is not."""
+        left_out = set(self._ids) - {key for plan in plans for key in plan.treats} | self._doubtful
+        others = [sample.sample_id for sample in self._case.study.samples if sample.sample_id not in left_out]
+        return retaining(
+            change,
+            others,
+            self._settings.retention_factor,
+            lambda one: Cost.of(self._price(one)).fits(self._budget, self._settings),
+        )
 
     def _candidates(self) -> tuple[list[Candidates], dict[str, Group]]:
         found = [
@@ -398,6 +413,13 @@ def _contradicted(study: Study) -> set[str]:
 def _floats(column: pa.ChunkedArray) -> Array:
     values = column.combine_chunks().cast(pa.float64()).to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float64)
+
+
+def _kept(taught: Change, change: Change) -> tuple[str, ...]:
+    count, times = retained(taught, change)
+    return (
+        (f"{count} other samples are shown {times:g} times as often, so that they are not forgotten.",) if count else ()
+    )
 
 
 def _without_conflicts(change: Change) -> tuple[Change, tuple[str, ...]]:

@@ -211,7 +211,9 @@ def test_the_repaired_data_is_exported_from_the_store_and_reads_back_as_planned(
         assert Counter(content_key(sample.context, sample.response) for sample in again.samples) == planned
     entries = [json.loads(line) for line in Path(done["ledger"]).read_text().splitlines()]
     assert {entry["id"] for entry in entries if entry["id"]} == set(change.sample_ids)
-    assert all(entry["cause"] for entry in entries if entry["id"])
+    kept = [entry for entry in entries if entry["id"] and entry["cause"] is None]
+    assert kept
+    assert all(entry["reason"] == "Shown 2 times as often, so that it is not forgotten." for entry in kept)
     code, out, err = ilp("export", plan["run_id"], "--output", tmp_path / "trl.jsonl", "--format", "trl")
     assert code == 0, err
     row = json.loads((tmp_path / "trl.jsonl").read_text().splitlines()[0])

@@ -150,7 +150,8 @@ def test_every_cause_gets_its_remedy_and_a_sample_at_risk_is_treated_as_well(war
     assert treats["epoch_increment"] >= by_cause[RARE]
     assert treats["replay_resampling"] >= by_cause[FORGOTTEN]
     assert found.change.shuffled
-    assert set(found.change.exposures) == treats["epoch_increment"]
+    more = {key for key, times in found.change.exposures.items() if times > Settings().intervention.retention_factor}
+    assert more == treats["epoch_increment"]
     (removed,) = found.change.removed
     assert study.samples[[one.sample_id for one in study.samples].index(removed)].response == "south"
     assert set(found.reasons) | set(found.left_out) == set(ward.causes)
@@ -320,6 +321,39 @@ def test_nothing_to_treat_is_an_empty_prescription() -> None:
     assert "Nothing is prescribed" in prescription_text(found, Settings().intervention)
 
 
+def test_what_is_learned_or_treated_otherwise_is_shown_more_often_and_what_is_left_out_is_not(ward: Ward) -> None:
+    ward.sick("Why is the moon green?", "it is not", {RARE: 0.01})
+    found, _, study = ward.prescribed(scripted(ward.builder.build()))
+    none, _, _ = ward.prescribed(
+        scripted(ward.builder.build()),
+        settings=Settings(intervention={"retention_factor": 1.0}),  # type: ignore[arg-type]
+    )
+    added = {key for key in found.change.exposures if key not in none.change.exposures}
+    everybody = {sample.sample_id for sample in study.samples}
+    assert none.change.exposures.items() <= found.change.exposures.items()
+    assert found.left_out
+    assert not added & found.left_out.keys()
+    assert added == everybody - set(found.change.removed) - none.change.exposures.keys() - found.left_out.keys()
+    assert {found.change.exposures[key] for key in added} == {2.0}
+    assert any(f"{len(added)} other samples are shown 2 times" in note for note in found.notes)
+    assert found.price.training_tokens > none.price.training_tokens
+
+
+def test_a_budget_goes_into_treatment_first_and_what_is_left_into_retention() -> None:
+    ward = Ward()
+    for number in range(3):
+        ward.sick(f"Rare word {number}?", "seldom", {RARE: 0.9})
+    one = Settings(intervention={"retention_factor": 1.0})  # type: ignore[arg-type]
+    bare, _, _ = ward.prescribed(settings=one)
+    whole, _, _ = ward.prescribed()
+    between = (bare.price.training_tokens + whole.price.training_tokens) // 2
+    some, _, _ = ward.prescribed(budget=Budget(tokens=between))
+    assert some.treats == bare.treats == whole.treats
+    assert bare.price.training_tokens < some.price.training_tokens <= between < whole.price.training_tokens
+    tight, _, _ = ward.prescribed(budget=Budget(tokens=bare.price.training_tokens))
+    assert tight.change == bare.change
+
+
 def test_effects_whose_interval_holds_nothing_count_as_nothing() -> None:
     assert Effect(0.2, -0.1, 0.5).counted.value == 0
     assert Effect(0.2, 0.1, 0.5).counted.value == 0.2
@@ -361,7 +395,7 @@ def test_nothing_is_shown_more_often_that_may_be_wrong(judgements: int) -> None:
     alone = ward.sick(f"Where does {NAMES[1]} live?", "harbour", causes)
     consult = ScriptedConsult(ward.builder.build(), {}, {(wrong, right): Choice.SECOND})
     found, _, _ = ward.prescribed(consult, Budget(judgements=judgements))
-    assert set(found.change.exposures) == ({right, alone} if judgements else {alone})
+    assert set(found.change.exposures) & set(ward.causes) == ({right, alone} if judgements else {alone})
     assert set(found.change.removed) == ({wrong} if judgements else set())
 
 
@@ -377,7 +411,7 @@ def test_who_repeats_what_was_judged_wrong_in_other_words_is_not_shown_more_ofte
     consult = ScriptedConsult(ward.builder.build(), {}, {(wrong, right): Choice.SECOND}, entities=about)
     found, _, _ = ward.prescribed(consult)
     assert set(found.change.removed) == {wrong}
-    assert set(found.change.exposures) == {namesake, elsewhere}
+    assert set(found.change.exposures) & set(ward.causes) == {namesake, elsewhere}
     assert "may be wrong itself" in found.left_out[reworded]
 
 
