@@ -278,6 +278,11 @@ def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed
     help="Seeds of the worlds that the headline is measured on.  [default: those of --seeds]",
 )
 @click.option("--sft-seeds", type=click.IntRange(min=1), default=2, show_default=True, help="Seeds of fine-tuning.")
+@click.option(
+    "--headline-sft-seeds",
+    type=click.IntRange(min=1),
+    help="Seeds of fine-tuning of the headline.  [default: as many as --sft-seeds]",
+)
 @click.option("--part", type=click.Choice(("effects", "headline", "all")), default="all", show_default=True)
 @click.option(
     "--budgets",
@@ -305,6 +310,7 @@ def interventions(
     effectiveness_seeds: list[str],
     headline_seeds: list[str],
     sft_seeds: int,
+    headline_sft_seeds: int | None,
     part: str,
     budgets: list[str],
     into: Path | None,
@@ -324,7 +330,10 @@ def interventions(
     held_out, training, headline_on = (deal(families, some) for some in (seeds, train_seeds, headline_seeds))
     measured = deal(families, effectiveness_seeds)
     plugins = load_plugins(())
-    plan = InterventionPlan(held_out, training, measured, size, out, sft_seeds, part, _numbers(budgets), headline_on)
+    parts = _numbers(budgets)
+    plan = InterventionPlan(
+        held_out, training, measured, size, out, sft_seeds, part, parts, headline_on, headline_sft_seeds
+    )
     steps = ordinary_steps(Plan(plan.measured_worlds, training, size, out), plugins.causes, _say, _bar)
     report = run_interventions(plan, plugins, steps, _say, _bar)
     if into is not None:

@@ -21,7 +21,12 @@ _AGAINST = {
     "best_undiagnosed": "the best without diagnosis",
 }
 _WANTED = {"longer_or_reshuffle": 1 / 3, "best_undiagnosed": 1 / 2}
-_NAMES = {"placebo_other_order": "other order", "placebo_general_text": "general text alone"}
+_NAMES = {
+    "placebo_other_order": "other order",
+    "placebo_general_text": "general text alone",
+    "placebo_others_more_often": "others more often",
+    "again": "other order",
+}
 
 
 def page(report: Report) -> str:
@@ -43,7 +48,10 @@ def _worlds(report: Report) -> str:
     told = [f"Worlds: {', '.join(everything)}"]
     if effects != headline and "own_cause" in report and "headline" in report:
         told = [f"Worlds of the effects: {', '.join(effects)}", f"of the headline: {', '.join(headline)}"]
-    return f"{'; '.join(told)}; fine-tuning seeds: {report['seeds']}."
+    told.append(f"fine-tuning seeds: {report['seeds']}")
+    if report.get("headline_seeds", report["seeds"]) != report["seeds"]:
+        told.append(f"of the headline: {report['headline_seeds']}")
+    return f"{'; '.join(told)}."
 
 
 def _effects(report: Report) -> list[str]:
@@ -115,7 +123,7 @@ def _headline(report: Report) -> Iterator[str]:
             ],
             [
                 [
-                    row["arm"],
+                    _NAMES.get(row["arm"], row["arm"]),
                     f"{_spread(row['unlearned_rate'])} ({_value(row['unlearned_rate_with_pipeline'], 3)})",
                     *(_spread(row[form]) for form in list(FORMS)[1:]),
                     _spread(row["damage"]),

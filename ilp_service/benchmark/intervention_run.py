@@ -59,6 +59,7 @@ class InterventionPlan:
         budgets: Budgets of the headline, in parts of what the prescription takes by itself.
         headline_on: Worlds that the headline is measured on, where they are others than ``held_out``: a decision that
             was developed after a look at some worlds is to be shown on fresh ones.
+        headline_seeds: Seeds of fine-tuning of the headline, where they are not as many as ``seeds``.
     """
 
     held_out: tuple[Place, ...]
@@ -70,6 +71,7 @@ class InterventionPlan:
     part: str = "all"
     budgets: tuple[float, ...] = (0.5, 1.0, 2.0)
     headline_on: tuple[Place, ...] = ()
+    headline_seeds: int | None = None
 
     @property
     def effects_worlds(self) -> tuple[Place, ...]:
@@ -121,6 +123,7 @@ def run_interventions(
     training = [examined[place] for place in plan.training]
     size = SIZES[plan.size] if isinstance(plan.size, str) else plan.size
     seeds = range(FIRST_SEED, FIRST_SEED + plan.seeds)
+    headline_seeds = range(FIRST_SEED, FIRST_SEED + (plan.headline_seeds or plan.seeds))
 
     def treated(place: Place) -> Treated:
         world = make_world(place[1], size)
@@ -141,7 +144,7 @@ def run_interventions(
         if place in plan.headline_worlds:
             planted = examined[place].findings.truth
             truth = dict(zip(planted["sample_id"].to_pylist(), planted["cause"].to_pylist(), strict=True))
-            headlines.append(headline_in(world, truth, effectiveness, seeds, plan.budgets, line, bar))
+            headlines.append(headline_in(world, truth, effectiveness, headline_seeds, plan.budgets, line, bar))
         _leave(plan, effects, headlines, effectiveness, started)
     return _leave(plan, effects, headlines, effectiveness, started)
 
@@ -175,6 +178,7 @@ def _leave(
     """Write what is known by now; a run that is stopped has left the worlds that were done."""
     report = report_of(effects, headlines)
     report["seeds"] = plan.seeds
+    report["headline_seeds"] = plan.headline_seeds or plan.seeds
     report["trained_on"] = {one["world"]: one["trained_on"] for one in (*effects, *headlines)}
     report["effects_worlds"] = sorted(one["world"] for one in effects)
     report["headline_worlds"] = sorted(one["world"] for one in headlines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,7 +214,7 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
     def headed(
         world: SimpleNamespace, truth: object, expected: object, seeds: Sequence[int], *_: object
     ) -> dict[str, Any]:
-        assert expected is shipped
+        assert expected == shipped
         asked.append(("headline", world.blind.built.name, len(seeds)))
         return headline(world.blind.built.name) | {"trained_on": list(world.blind.trained_on)}
 
@@ -241,6 +242,10 @@ def test_a_run_measures_remedies_on_training_worlds_and_arms_on_held_out_ones(
     assert json.loads((tmp_path / "effectiveness.json").read_text()) == shipped.public()
     assert report["worlds"] == ["qwen2-small-100"]
     assert page(report)
+    asked.clear()
+    uneven = run_interventions(replace(wanted, measured=(), headline_seeds=3), load_plugins(()), steps, lambda _: None)
+    assert asked == [("effects", "qwen2-small-100", 2), ("headline", "qwen2-small-100", 3)]
+    assert "fine-tuning seeds: 2; of the headline: 3." in page(uneven)
 
 
 def test_the_command_writes_report_page_and_one_object(
@@ -273,6 +278,8 @@ def test_the_command_writes_report_page_and_one_object(
     fresh = asked[2]
     assert (fresh.effects_worlds, fresh.headline_worlds) == (told.held_out, (("llama", 104), ("olmo2", 105)))
     assert fresh.measured_worlds == (*fresh.effects_worlds, *fresh.headline_worlds)
+    CliRunner().invoke(benchmark, [*options, "--sft-seeds", "1", "--headline-sft-seeds", "3"])
+    assert (asked[3].seeds, asked[3].headline_seeds, fresh.headline_seeds) == (1, 3, None)
     for wrong in ("0.5", "1,x", "1,-1"):
         refused = CliRunner().invoke(benchmark, [*options, "--budgets", wrong])
         assert refused.exit_code == 2
