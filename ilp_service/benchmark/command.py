@@ -330,9 +330,9 @@ def interventions(
     held_out, training, headline_on = (deal(families, some) for some in (seeds, train_seeds, headline_seeds))
     measured = deal(families, effectiveness_seeds)
     plugins = load_plugins(())
-    parts = _numbers(budgets)
+    caps = _numbers(budgets)
     plan = InterventionPlan(
-        held_out, training, measured, size, out, sft_seeds, part, parts, headline_on, headline_sft_seeds
+        held_out, training, measured, size, out, sft_seeds, part, caps, headline_on, headline_sft_seeds
     )
     steps = ordinary_steps(Plan(plan.measured_worlds, training, size, out), plugins.causes, _say, _bar)
     report = run_interventions(plan, plugins, steps, _say, _bar)

@@ -133,6 +133,19 @@ def test_everything_treats_more_with_more(patient: Patient) -> None:
     assert filtered.spent.judgements == 0
 
 
+def test_who_treats_everybody_spends_what_is_left_on_what_is_learned(patient: Patient) -> None:
+    rich = Purse(40 * patient.tokens(Change()), 10_000, 1_000)
+    found = treatment(EVERYTHING, patient, rich, 0).change
+    learned = {sample.sample_id for sample in patient.recipe.samples} - set(patient.at_risk) - set(found.removed)
+    factor = patient.settings.intervention.retention_factor
+    assert learned
+    assert {found.exposures[key] for key in learned} == {factor}
+    assert max(found.exposures[key] for key in patient.at_risk if key in found.exposures) > factor
+    part = patient.settings.intervention.model_copy(update={"retention_factor": 1.0})
+    bare = replace(patient, settings=patient.settings.model_copy(update={"intervention": part}))
+    assert not learned & treatment(EVERYTHING, bare, rich, 0).change.exposures.keys()
+
+
 def test_random_remedies_are_dealt_to_everybody_at_risk_once(patient: Patient) -> None:
     dealt = at_random(patient, 0)
     assert sorted(key for keys in dealt.values() for key in keys) == sorted(patient.at_risk)

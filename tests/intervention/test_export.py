@@ -202,6 +202,18 @@ def test_a_turn_in_the_middle_is_masked_and_a_corrected_one_gets_a_row_of_its_ow
     }
 
 
+def test_the_ledger_tells_what_is_repeated_to_mend_it_from_what_is_only_kept(tmp_path: Path) -> None:
+    data = read_samples(written(tmp_path, rows_of("alpaca"), ".jsonl"), SETTINGS)
+    mended, kept = (sample.sample_id for sample in data.samples[:2])
+    causes = {mended: "insufficient_optimization"}
+    done = export(data, Change(exposures={mended: 5.0, kept: 2.0}), tmp_path / "out.jsonl", causes=causes)
+    told = {entry["id"]: (entry["cause"], entry["reason"]) for entry in ledger_of(done.ledger) if entry["id"]}
+    assert told == {
+        mended: ("insufficient_optimization", "Shown 5 times as often."),
+        kept: (None, "Shown 2 times as often, so that it is not forgotten."),
+    }
+
+
 def test_the_ledger_has_every_change_with_its_cause(tmp_path: Path) -> None:
     data = read_samples(written(tmp_path, rows_of("alpaca"), ".jsonl"), SETTINGS)
     change = everything(data)

@@ -211,6 +211,7 @@ def test_the_repaired_data_is_exported_from_the_store_and_reads_back_as_planned(
         assert Counter(content_key(sample.context, sample.response) for sample in again.samples) == planned
     entries = [json.loads(line) for line in Path(done["ledger"]).read_text().splitlines()]
     assert {entry["id"] for entry in entries if entry["id"]} == set(change.sample_ids)
+    assert all(entry["cause"] == plan["sample_causes"].get(entry["id"]) for entry in entries)
     kept = [entry for entry in entries if entry["id"] and entry["cause"] is None]
     assert kept
     assert all(entry["reason"] == "Shown 2 times as often, so that it is not forgotten." for entry in kept)
