@@ -44,7 +44,7 @@ from ilp_service.service.notices import Notices
 from ilp_service.service.supervision import COMMAND
 from ilp_service.service.work import StoppingError, Surroundings, Work
 from ilp_service.settings import Settings, load_settings
-from ilp_service.tracking.connection import shown, sqlite_path
+from ilp_service.tracking.connection import load_mlflow, shown, sqlite_path
 from ilp_service.tracking.registry import download_folders
 from ilp_service.tracking.store import Tracking
 
@@ -111,6 +111,7 @@ class Jobs:
             StorageError: The database cannot be used, or another service uses it.
             TrackingError: Its server does not answer.
         """
+        load_mlflow()
         folder = (sqlite_path(self.tracking.uri) or Path("mlruns/mlflow.db")).absolute().parent
         url = database_url(self.settings.database, folder)
         local = url.get_backend_name() == "sqlite"

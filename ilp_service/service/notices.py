@@ -40,7 +40,10 @@ class Notices:
         self.woken.set()
         self._thread.join(seconds)
         deadline = time.monotonic() + seconds
-        self.tell(lambda: time.monotonic() > deadline)
+        try:
+            self.tell(lambda: time.monotonic() > deadline)
+        except Exception as error:  # noqa: BLE001 - the rest of an orderly stop must not depend on it
+            LOG.warning("notices wait for the next start: %s", error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

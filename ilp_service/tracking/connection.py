@@ -60,6 +60,14 @@ def shown(uri: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def load_mlflow() -> None:
+    """Import MLflow whole; to be called before threads that use it are started.
+
+    Threads that import it at once meet each other's half-made modules, and it then stays broken in this process.
+    """
+    import mlflow  # noqa: F401
+
+
 def prepare(uri: str) -> None:
     """Check that the store can be reached before MLflow's long retries start, and quieten MLflow.
 

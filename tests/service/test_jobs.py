@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -233,3 +235,29 @@ def test_submitting_is_quick_and_pages_hold_every_job_once(start: Start, registr
     assert seen == [str(number) for number in reversed(range(60))]
     assert jobs.counts()["skipped"] == 60
     assert jobs.jobs(after="no cursor").items[0].version == "59"
+
+
+FIRST_THREAD = """
+import os, sys, threading
+from ilp_service.service.configuration import ServiceSettings
+from ilp_service.service.jobs import Jobs
+
+jobs, start, seen = Jobs(ServiceSettings()), threading.Thread.start, []
+if "mlflow" in sys.modules:
+    raise SystemExit("MLflow is there already, so that this shows nothing")
+
+def started(thread):
+    seen.append(hasattr(sys.modules.get("mlflow"), "MlflowClient"))
+    start(thread)
+
+threading.Thread.start = started
+jobs.start()
+print(f"{len(seen)} threads", all(seen), flush=True)
+os._exit(0)
+"""
+
+
+def test_no_thread_of_a_service_can_see_mlflow_half_imported(workplace: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", FIRST_THREAD], cwd=workplace, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-500:]
+    assert re.fullmatch(r"[1-9]\d* threads True\n", ended.stdout), ended.stdout
