@@ -258,9 +258,10 @@ class _Planner:
 
         Documents an entity and further exposures are turned down together, to one document and hardly any further
         exposure; then first documents, then exposures are turned up again by themselves, until the purse is spent. If
-        even the weakest is too much, the samples with the highest pass rate are left out of the remedies that ask
-        for documents or exposures. Pairs are judged for the most severe samples first. What is left of the tokens
-        keeps what is learned, as in a prescription.
+        even the weakest is too much, the samples with the highest pass rate are left out: of the remedies that ask for
+        documents alone, while what the others do is turned up as far as the tokens allow; of all, where it is the tokens
+        that are too few. Pairs are judged for the most severe samples first. What is left of the tokens keeps what is
+        learned, as in a prescription.
         """
         change, spent = self._fitted(targets, purse)
         patient = self._patient
@@ -272,9 +273,11 @@ class _Planner:
     def _fitted(self, targets: Targets, purse: Purse) -> tuple[Change, Purse]:
         judged = self.affordable(targets, purse)
 
-        def found(documents: int, exposures: int, count: int | None = None) -> tuple[Change, Purse]:
+        def found(
+            documents: int, exposures: int, documented: int | None = None, exposed: int | None = None
+        ) -> tuple[Change, Purse]:
             strength = (documents / STEPS, exposures / STEPS)
-            return self.plan(targets, strength, judged=judged, count=count)
+            return self.plan(targets, strength, judged=judged, documented=documented, exposed=exposed)
 
         both = _most(STEPS, lambda step: purse.holds(found(step, step)[1]))
         if both:
@@ -282,8 +285,10 @@ class _Planner:
             exposures = _most(STEPS, lambda step: step <= both or purse.holds(found(documents, step)[1]))
             return found(documents, exposures)
         most = max(map(len, targets.values()), default=0)
-        count = _most(most, lambda count: purse.holds(found(1, 1, count)[1]))
-        return found(1, 1, count)
+        count = _most(most, lambda count: purse.holds(found(1, 1, count, count)[1]))
+        if not purse.holds(found(1, 1, count)[1]):
+            return found(1, 1, count, count)
+        return found(1, _most(STEPS, lambda step: step <= 1 or purse.holds(found(1, step, count)[1])), count)
 
     def affordable(self, targets: Targets, purse: Purse) -> int:
         """For how many samples contradictions can be judged."""
@@ -298,7 +303,8 @@ class _Planner:
         strength: tuple[float, float] = (1.0, 1.0),
         *,
         judged: int | None = None,
-        count: int | None = None,
+        documented: int | None = None,
+        exposed: int | None = None,
     ) -> tuple[Change, Purse]:
         """What all remedies come to.
 
@@ -306,14 +312,16 @@ class _Planner:
             targets: Whom they treat.
             strength: Of documents and of exposures, above 0 and up to 1.
             judged: For how many samples contradictions are judged; ``None``: for all.
-            count: How many samples the other remedies treat; ``None``: all.
+            documented: How many samples the other remedies treat that ask for documents; ``None``: all.
+            exposed: How many the rest treats; ``None``: all.
         """
         patient = self._patient
         options = _weakened(patient.settings, strength).mitigation_options()
         counted = _Counted(self._consult)
         plans = []
         for one in patient.mitigations:
-            keys = tuple(targets.get(one.name, ()))[: judged if one.name == self.judging else count]
+            count = judged if one.name == self.judging else documented if _asks_for_documents(one) else exposed
+            keys = tuple(targets.get(one.name, ()))[:count]
             case = Case(patient.study, patient.evidence, patient.attributions, keys, options, counted)
             plans.append(plan_one(one, case))
         change = merge(plan.change for plan in plans)
@@ -339,6 +347,10 @@ class _Counted:
     def documents_received(self) -> int:
         """How many came in all."""
         return sum(self._received.values())
+
+
+def _asks_for_documents(one: Mitigation) -> bool:
+    return any(parameter.name == "mitigations.entity_documents" for parameter in one.parameters)
 
 
 def _weakened(settings: Settings, strength: tuple[float, float]) -> Settings:

@@ -146,6 +146,19 @@ def test_who_treats_everybody_spends_what_is_left_on_what_is_learned(patient: Pa
     assert not learned & treatment(EVERYTHING, bare, rich, 0).change.exposures.keys()
 
 
+def test_few_documents_take_no_exposures_from_who_treats_everybody(patient: Patient) -> None:
+    own = patient.tokens(Change())
+    few = treatment(EVERYTHING, patient, Purse(40 * own, 3, 0), 0)
+    assert 0 < few.spent.documents <= 3
+    exposed = {key for key in patient.at_risk if few.change.exposures.get(key, 1.0) > 1}
+    assert exposed == set(patient.at_risk)
+    assert max(few.change.exposures.values()) == patient.settings.mitigations.exposure_factor
+    # Where tokens are too few even for the weakest, whom documents are fetched for are those that are shown more often.
+    poor = treatment(EVERYTHING, patient, Purse(own + 50, 3, 0), 0)
+    assert poor.spent.tokens <= own + 50
+    assert len([key for key in patient.at_risk if poor.change.exposures.get(key, 1.0) > 1]) < len(exposed)
+
+
 def test_random_remedies_are_dealt_to_everybody_at_risk_once(patient: Patient) -> None:
     dealt = at_random(patient, 0)
     assert sorted(key for keys in dealt.values() for key in keys) == sorted(patient.at_risk)
