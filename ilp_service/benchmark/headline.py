@@ -259,9 +259,9 @@ class _Planner:
         Documents an entity and further exposures are turned down together, to one document and hardly any further
         exposure; then first documents, then exposures are turned up again by themselves, until the purse is spent. If
         even the weakest is too much, the samples with the highest pass rate are left out: of the remedies that ask for
-        documents alone, while what the others do is turned up as far as the tokens allow; of all, where it is the tokens
-        that are too few. Pairs are judged for the most severe samples first. What is left of the tokens keeps what is
-        learned, as in a prescription.
+        documents alone, while what the others do is turned up as far as the tokens allow; of all, where tokens are too
+        few. Pairs are judged for the most severe samples first. What is left of the tokens keeps what is learned, as in
+        a prescription.
         """
         change, spent = self._fitted(targets, purse)
         patient = self._patient
