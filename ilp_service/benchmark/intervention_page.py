@@ -137,6 +137,7 @@ def _headline(report: Report) -> Iterator[str]:
         )
     ratios = [
         [
+            budget,
             _AGAINST[name],
             _FORM[form],
             _spread(row, 2),
@@ -144,11 +145,12 @@ def _headline(report: Report) -> Iterator[str]:
             "yes" if row["value"] <= _WANTED[name] else "no",
             ", ".join(row["best"]),
         ]
-        for name, forms in report["ratios"].items()
+        for budget, against in report["ratios_by_budget"].items()
+        for name, forms in against.items()
         for form, row in forms.items()
     ]
     yield "The prescription's unlearned rate by that of others, world by world.\n\n" + _table(
-        ["against", "asked", "ratio", "wanted at most", "reached", "the best one, by world"], ratios
+        ["budget", "against", "asked", "ratio", "wanted at most", "reached", "the best one, by world"], ratios
     )
     yield _where_not(report["curves"])
 

@@ -90,7 +90,10 @@ def report_of(effects: Sequence[World], headlines: Sequence[World], seed: int = 
     if headlines:
         report["headline"] = _headline(headlines, seed)
         report["curves"] = _curves(headlines, seed)
-        report["ratios"] = _ratios(headlines, seed)
+        report["ratios"] = _ratios(headlines, 1.0, seed)
+        report["ratios_by_budget"] = {
+            f"{budget:g}": ratios for budget in _budgets(headlines) if (ratios := _ratios(headlines, budget, seed))
+        }
         report["prescriptions"] = {one["world"]: one["prescription"] for one in headlines}
         report["headline_by_world"] = {one["world"]: one["points"] for one in headlines}
     return report
@@ -228,11 +231,14 @@ def _headline(headlines: Sequence[World], seed: int) -> dict[str, Any]:
     return found
 
 
+def _budgets(headlines: Sequence[World]) -> list[float]:
+    return sorted({point["budget"] for one in headlines for point in one["points"]})
+
+
 def _curves(headlines: Sequence[World], seed: int) -> list[dict[str, Any]]:
     """Every arm at every budget."""
-    budgets = sorted({point["budget"] for one in headlines for point in one["points"]})
     rows = []
-    for budget in budgets:
+    for budget in _budgets(headlines):
         for arm in ARMS:
             points = _points(headlines, arm, budget)
             if points:
@@ -242,15 +248,15 @@ def _curves(headlines: Sequence[World], seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _ratios(headlines: Sequence[World], seed: int) -> dict[str, dict[str, Any]]:
-    """The prescription's unlearned rate by that of the best of others, world by world."""
+def _ratios(headlines: Sequence[World], budget: float, seed: int) -> dict[str, dict[str, Any]]:
+    """The prescription's unlearned rate by that of the best of others, world by world; none where it has none."""
     against = {"longer_or_reshuffle": (LONGER, RESHUFFLE), "best_undiagnosed": UNDIAGNOSED}
     found: dict[str, dict[str, Any]] = {}
     for name, arms in against.items():
         for form in FORMS:
             ratios, best = [], []
             for one in headlines:
-                rates = {arm: _mean(points[0], form) for arm in ARMS if (points := _points([one], arm, 1.0))}
+                rates = {arm: _mean(points[0], form) for arm in ARMS if (points := _points([one], arm, budget))}
                 others = {arm: rate for arm in arms if (rate := rates.get(arm)) is not None}
                 own = rates.get(PRESCRIPTION)
                 if own is not None and others:

@@ -142,6 +142,16 @@ def test_ratios_are_taken_world_by_world_against_the_best(report: dict[str, Any]
     assert {f"{arm}_unlearned_rate" for arm in ARMS} <= report["headline"].keys()
 
 
+def test_each_budget_that_the_prescription_was_trained_at_has_its_ratios(report: dict[str, Any]) -> None:
+    # At 2 only others were trained.
+    assert report["ratios_by_budget"] == {"1": report["ratios"]}
+    world, poor = headline("a", prescription=0.02), headline("a", prescription=0.15, longer=0.1)
+    half = [{**point, "budget": 0.5} for point in poor["points"] if point["budget"] == 1.0]
+    both = report_of([], [{**world, "points": [*world["points"], *half]}])["ratios_by_budget"]
+    found = {budget: ratios["longer_or_reshuffle"]["unlearned_rate"]["value"] for budget, ratios in both.items()}
+    assert found == pytest.approx({"0.5": 1.5, "1": 0.1})
+
+
 def test_directions_of_the_papers_tables_are_judged_by_the_median(report: dict[str, Any]) -> None:
     directions = {(one["less"], one["more"]): one for one in report["paper"]["table_4"]["directions"]}
     assert directions["diagnosed training", "CPT + SFT"]["reproduced"]
