@@ -22,6 +22,8 @@ _SKEW_MS = 60_000
 _MARGIN_MS = 600_000
 """Versions this much older than the newest one of the last look are looked at again: those that another server's
 clock, or a slow commit, put behind it."""
+_WHOLE_SECONDS = 3600.0
+"""So often every version is looked at that is not older than the service: some could not be read before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class Reconciler:
         self._settings, self._tracking = jobs.settings, jobs.tracking
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
-        self._began_ms = int(time.time() * 1000)
+        self._began_ms = _now_ms()
         self._down: str | None = None
+        self._whole_at: float | None = None
 
     def start(self) -> None:
         """Begin to look, at once and then so often that what is registered is handed in within an interval."""
@@ -87,7 +90,9 @@ class Reconciler:
             StorageError: The book cannot be written.
         """
         since, looked = self._since(), self._looked()
-        until = max(since + 1, looked - _MARGIN_MS)
+        began = time.monotonic()
+        whole = self._whole_at is None or began - self._whole_at >= _WHOLE_SECONDS
+        until = since + 1 if whole else max(since + 1, looked - _MARGIN_MS)
         models: dict[str, Registered] | None = None
         seen = new = left_out = newest = 0
         token: str | None = None
@@ -107,8 +112,11 @@ class Reconciler:
             return Look(seen, new, left_out)
         if self._jobs.filters.needs_aliases:
             new += self._by_aliases()
-        if newest > looked:
-            self._jobs.ledger.set_mark(self._mark("looked"), str(newest))
+        if whole:
+            self._whole_at = began
+        # A registry whose clock was ahead must not hide what is registered once it is right again.
+        if (reached := min(newest, _now_ms())) > looked:
+            self._jobs.ledger.set_mark(self._mark("looked"), str(reached))
         return Look(seen, new, left_out)
 
     def _unknown(self, versions: list[Version]) -> list[Version]:
@@ -162,13 +170,17 @@ class Reconciler:
         return int(known)
 
     def _looked(self) -> int:
-        return int(self._jobs.ledger.get_mark(self._mark("looked")) or 0)
+        return min(int(self._jobs.ledger.get_mark(self._mark("looked")) or 0), _now_ms())
 
     def _mark(self, what: str) -> str:
         import hashlib
 
         mode = "all" if self._settings.backfill else "new"
         return f"{what}:{mode}:{hashlib.sha256(self._jobs.store.encode()).hexdigest()[:24]}"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _pause(interval: float, took: float) -> float:

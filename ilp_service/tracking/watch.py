@@ -202,7 +202,7 @@ def end_run(tracking: Tracking, run_id: str, status: str, tags: Mapping[str, str
     """End a run that its own process could not end; one that has ended keeps its status.
 
     Raises:
-        ModelNotFoundError: There is no such run.
+        ModelNotFoundError: There is no such run, or it was deleted.
         TrackingError: The store is down or refuses.
     """
     from mlflow.exceptions import MlflowException
@@ -211,6 +211,8 @@ def end_run(tracking: Tracking, run_id: str, status: str, tags: Mapping[str, str
     with connection.translated(tracking.uri):
         try:
             run = client.get_run(run_id)
+            if str(run.info.lifecycle_stage) != "active":
+                raise ModelNotFoundError(f"The run {run_id!r} was deleted.")
             for key, value in tags.items():
                 client.set_tag(run_id, key, value)
             if str(run.info.status) in _RUNNING:

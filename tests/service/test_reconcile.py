@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from mlflow import MlflowClient
 
 from ilp_service.errors import TrackingError
+from ilp_service.service import reconcile
 from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.jobs import Jobs
 from ilp_service.service.reconcile import Reconciler, _pause
@@ -135,6 +136,36 @@ def test_only_the_pages_that_can_hold_something_new_are_read(
     look = loop.look()
     assert look.new == 1
     assert look.versions <= 200
+
+
+def test_a_registry_whose_clock_was_ahead_hides_nothing_later(start: Start, registry: Registry) -> None:
+    loop = start(backfill=True)
+    registry.add("bot", created=int(time.time() * 1000) + 86_400_000)
+    assert loop.look().new == 1
+    registry.add("bot", created=int(time.time() * 1000))
+    assert loop.look().new == 1
+    assert loop.look().new == 0
+
+
+def test_what_could_not_be_read_before_is_found_by_a_whole_look(
+    start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, hidden = watch.newest_versions, [True]
+
+    def readable(*arguments: Any) -> Any:  # noqa: ANN401
+        page, token = real(*arguments)
+        return [version for version in page if not (hidden[0] and version.name == "secret")], token
+
+    monkeypatch.setattr(watch, "newest_versions", readable)
+    registry.add("secret", created=1_000_000_000_000)
+    registry.add("bot", created=1_000_010_000_000)
+    loop = start(backfill=True)
+    assert loop.look().new == 1
+    hidden[0] = False
+    assert loop.look().new == 0
+    monkeypatch.setattr(reconcile, "_WHOLE_SECONDS", 0.0)
+    assert loop.look().new == 1
+    assert ("secret", "1", "queued") in found(loop)
 
 
 def test_versions_are_found_when_their_alias_comes(start: Start, registry: Registry) -> None:
