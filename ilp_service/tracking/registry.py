@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,9 +13,15 @@ from urllib.parse import unquote, urlsplit
 
 from ilp_service.errors import ModelNotFoundError, SourceUnreadableError, StorageError, TrackingError
 from ilp_service.tracking.connection import is_down, is_missing, shown, translated
+from ilp_service.tracking.downloads import hold, part, settle
+from ilp_service.tracking.origins import BY_STORE, check_origin, leads_out
 
 _MODEL_URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:/(?P<version>[^/]+)|@(?P<alias>[^/]+))?/?$")
 _RUN_URI = re.compile(r"runs:/+(?P<run_id>[^/]+)/(?P<path>.+?)/?$")
+# A file in a model: the model is what MLflow takes it for.
+_MODEL_FILE = re.compile(r"(?P<model>models:/+(?:m-[0-9a-f]{32}|[^/@]+@[^/]+|[^/@]+/[^/]+))/(?P<path>.+)$")
+# Versions of which each names another as its source; a ring of them would have no end.
+_LONGEST_CHAIN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class ModelSource:
 
 def is_tracked(uri: str) -> bool:
     """Whether a URI is one that only a tracking store can resolve."""
-    return uri.startswith(("models:/", "runs:/"))
+    return uri.startswith(BY_STORE)
 
 
 def find(client: Any, store: str, uri: str) -> ModelSource:  # noqa: ANN401 (MLflow has no types)
@@ -182,6 +186,10 @@ def _find_in_run(client: Any, store: str, uri: str, run_id: str, path: str) -> M
             if is_missing(error) or "run id" in str(error).lower():
                 raise ModelNotFoundError(f"No run {run_id!r} in {shown(store)} (asked for as {uri!r}).") from error
             raise
+        if leads_out(path):
+            raise ModelNotFoundError(f"{uri!r} has a '..' in it; name the artifact by its own path.")
+        # Listing asks the place that the run's experiment names, with this user's password.
+        check_origin(store, str(run.info.artifact_uri))
         first, _, rest = path.partition("/")
         if not any(item.path == first for item in client.list_artifacts(run_id)):
             # MLflow 3 keeps logged models outside the run's artifacts.
@@ -206,6 +214,31 @@ def _find_in_run(client: Any, store: str, uri: str, run_id: str, path: str) -> M
         run_id=run_id,
         tags=dict(run.data.tags),
     )
+
+
+def place_of(client: Any, store: str, uri: str) -> str:  # noqa: ANN401
+    """Where an artifact is, once it is sure that it may be asked for there.
+
+    Args:
+        client: Of the store.
+        store: URI of the store.
+        uri: Of an artifact; one of a run or a model is looked up.
+
+    Raises:
+        SourceUnreadableError: It would be asked for at a foreign host, or versions name each other in a ring.
+        ModelNotFoundError: No such run, model or artifact.
+        TrackingError: The store is down or refuses.
+    """
+    place = uri
+    for _ in range(_LONGEST_CHAIN):
+        check_origin(store, place)
+        if not is_tracked(place):
+            return place
+        model, path = place, ""
+        if match := _MODEL_FILE.match(place):
+            model, path = match["model"], f"/{match['path']}"
+        place = find(client, store, model).artifact_uri.rstrip("/") + path
+    raise SourceUnreadableError(f"{uri!r} leads from one version to another without an end; register the files again.")
 
 
 def local_folder(artifact_uri: str) -> Path | None:
@@ -259,22 +292,19 @@ def fetch(store: str, source: ModelSource, folder: Path, limits: FetchLimits | N
         return local
     key = hashlib.sha256(f"{store}\n{source.artifact_uri}".encode()).hexdigest()[:12]
     whole = folder / f"{_folder_name(source.resolved)}-{key}"
-    if whole.is_dir():
+    # A copy from there may be older than the check.
+    check_origin(store, source.artifact_uri)
+    if hold(whole):
         return whole
-    folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder))
     try:
-        with translated(store):
+        with translated(store), part(folder) as begun:
+            place = place_of(mlflow.MlflowClient(store), store, source.artifact_uri)
             if limits is not None:
-                _bounded(source, _listed(store, source.artifact_uri), limits)
-            got = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=source.artifact_uri, dst_path=str(part), tracking_uri=store
-                )
-            )
-        if not got.is_dir() or not any(got.iterdir()):
-            raise SourceUnreadableError(f"{source.resolved} has no files at {shown(source.artifact_uri)}.")
-        got.rename(whole)
+                _bounded(source, _listed(store, place), limits)
+            got = Path(mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(begun), tracking_uri=store))
+            if not got.is_dir() or not any(got.iterdir()):
+                raise SourceUnreadableError(f"{source.resolved} has no files at {shown(source.artifact_uri)}.")
+            return settle(got, whole)
     except (SourceUnreadableError, StorageError):
         raise
     except TrackingError as error:
@@ -283,9 +313,6 @@ def fetch(store: str, source: ModelSource, folder: Path, limits: FetchLimits | N
         raise _undownloadable(source, error) from error
     except Exception as error:  # each cloud's client raises errors of its own
         raise _undownloadable(source, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return whole
 
 
 def _folder_name(resolved: str) -> str:

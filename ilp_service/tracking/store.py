@@ -13,6 +13,7 @@ from typing import Any
 
 from ilp_service.errors import TrackingError
 from ilp_service.tracking import connection, registry
+from ilp_service.tracking.origins import check_origin
 from ilp_service.tracking.registry import ModelSource
 from ilp_service.tracking.run import Run
 
@@ -136,6 +137,8 @@ class Tracking:
             run = Run(self, active.info.run_id, active.info.experiment_id, str(active.info.artifact_uri))
             with _sigterm_raises():
                 try:
+                    # Whoever made the experiment named the place that this run's files are sent to.
+                    check_origin(self.uri, run.artifact_uri)
                     yield run
                 except BaseException as error:
                     # What went wrong first is what the user must see, even if the store is down by now.
