@@ -15,14 +15,15 @@ from ilp_service import __version__
 from ilp_service.checkpoints.files import check_config
 from ilp_service.checkpoints.loading import Checkpoint
 from ilp_service.checkpoints.reference import ModelReference, resolve
-from ilp_service.diagnosis.request import DiagnosisRequest, check_digests
-from ilp_service.errors import AllRowsRefusedError, IlpError, IlpWarning
+from ilp_service.diagnosis.request import OPTIONAL, DiagnosisRequest, check_digests
+from ilp_service.errors import AllRowsRefusedError, IlpError, IlpWarning, TrackingError
 from ilp_service.samples.reading import DataSet, file_digest, read_samples
 from ilp_service.samples.rendering import Renderer, rendering_table
 from ilp_service.samples.sample import Sample
 from ilp_service.settings import DataSettings
 from ilp_service.tables import QUARANTINE
-from ilp_service.tracking.artifacts import local_file
+from ilp_service.tracking.artifacts import local_file, plain
+from ilp_service.tracking.connection import is_down
 from ilp_service.tracking.registry import is_tracked
 from ilp_service.tracking.store import Tracking
 from ilp_service.training.trajectory_file import read_trajectory, trajectory_facts
@@ -77,17 +78,26 @@ class Prepared:
 def _trajectory(
     request: DiagnosisRequest, reference: ModelReference, tracking: Tracking, known: frozenset[str]
 ) -> tuple[Path | None, pa.Table | None, str]:
+    downloads = request.settings.work_dir / "downloads"
+    if request.trajectory and not request.trajectory.startswith(OPTIONAL):
+        path = local_file(tracking, request.trajectory, downloads)
+        return path, read_trajectory(path, known), plain(request.trajectory)
     if request.trajectory:
-        path = local_file(tracking, request.trajectory, request.settings.work_dir / "downloads")
-        return path, read_trajectory(path, known), request.trajectory
-    tags = tracking.find(reference.resolved).tags if is_tracked(reference.resolved) else {}
-    tagged = tags.get("ilp.trajectory")
+        # Somebody has looked at the tags, and knows which of them may be followed here.
+        tagged: str | None = request.trajectory.removeprefix(OPTIONAL)
+    else:
+        tagged = (tracking.find(reference.resolved).tags if is_tracked(reference.resolved) else {}).get(
+            "ilp.trajectory"
+        )
     if not tagged:
         return None, None, "none was given, and the model version has no tag ilp.trajectory"
     try:
-        path = local_file(tracking, tagged, request.settings.work_dir / "downloads")
-        return path, read_trajectory(path, known), tagged
+        path = local_file(tracking, tagged, downloads)
+        return path, read_trajectory(path, known), plain(tagged)
     except IlpError as error:
+        # Left out now, it would be there again at the next attempt.
+        if isinstance(error, TrackingError) and is_down(error):
+            raise
         message = f"the one that the model version names does not fit: {error}"
         warnings.warn(message, IlpWarning, stacklevel=2)
         return None, None, message

@@ -17,6 +17,8 @@ from ilp_service.settings import Settings
 
 VERSIONED = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn", "pyarrow", "mlflow", "pluggy")
 INPUTS = ("model_uri", "data", "base", "trajectory", "limit", "plugin_dirs", "experiment")
+OPTIONAL = "optional:"
+"""Before a training record that is left out with a warning where it does not fit; alone, it says that there is none."""
 PARTS = ("inputs", "settings", "digests")
 PLUGIN = "plugin"
 """How the names of plugins' digests begin."""
@@ -31,7 +33,8 @@ class DiagnosisRequest:
         data: The training data.
         settings: Thresholds and knobs.
         base: The base model, where the checkpoint does not say it or says it wrongly.
-        trajectory: Path of the training record; ``None`` looks for the version's tag ``ilp.trajectory``.
+        trajectory: Path or artifact URI of the training record, ``OPTIONAL`` before it where a misfit is no error;
+            ``None`` looks for the version's tag ``ilp.trajectory``.
         limit: Diagnose the first so many samples only.
         plugin_dirs: Folders with plugins of the user's own; they are code and are run.
         experiment: MLflow experiment.

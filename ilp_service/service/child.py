@@ -133,7 +133,7 @@ def _diagnose(task: Task, line: Line) -> None:
     # Nothing is fetched from a hub because a checkpoint or a tag names something there, unless the operator allows it.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["MLFLOW_TRACKING_URI"] = task.store
-    from ilp_service.diagnosis.request import DiagnosisRequest
+    from ilp_service.diagnosis.request import OPTIONAL, DiagnosisRequest
     from ilp_service.diagnosis.run import diagnose
     from ilp_service.diagnosis.watching import Step, Watcher
     from ilp_service.settings import Settings
@@ -157,7 +157,8 @@ def _diagnose(task: Task, line: Line) -> None:
             data=local_file(tracking, task.data, settings.work_dir / "downloads"),
             settings=settings,
             base=task.base,
-            trajectory=task.trajectory,
+            # Tags were looked at by the service, which knows what they may name.
+            trajectory=task.trajectory or OPTIONAL,
             plugin_dirs=tuple(Path(folder) for folder in task.plugin_dirs),
             experiment=task.experiment,
         )

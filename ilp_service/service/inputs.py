@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ilp_service.diagnosis.request import OPTIONAL
 from ilp_service.errors import DataNotFoundError
 from ilp_service.service.configuration import ModelDefaults
+from ilp_service.tracking.artifacts import pinned
+from ilp_service.tracking.origins import leads_out
 from ilp_service.tracking.watch import LoggedData, Version
 
 DATA, BASE, TRAJECTORY = "ilp.data", "ilp.base_model", "ilp.trajectory"
 _REMOTE = ("runs:/", "mlflow-artifacts:/", "s3://", "gs://", "abfss://", "wasbs://", "hdfs://", "dbfs:/")
+_STORES = ("runs:", "mlflow-artifacts:")
 _TRAINING = {"training", "train", "fine-tuning", "finetuning"}
 
 
@@ -29,10 +33,11 @@ class Inputs:
     """What a diagnosis needs beside the checkpoint.
 
     Attributes:
-        data: Absolute path or artifact URI.
+        data: Absolute path, or artifact URI with the time of this look (see ``pinned``): every attempt of the job
+            works on the same bytes, and the next job on what is there then.
         data_from: Who named it, for people.
         base: As in ``ilp diagnose --base``; ``None`` leaves it to the checkpoint's own files.
-        trajectory: The same of the training record.
+        trajectory: The same of the training record, as in ``DiagnosisRequest``; ``None`` says that there is none.
     """
 
     data: str
@@ -60,12 +65,14 @@ def find_inputs(
     """
     folders = [folder.expanduser().resolve() for folder in data_dirs]
     tags = {**version.model_tags, **version.tags}
+    trajectory = _settled(defaults.trajectory) if defaults.trajectory else None
     if tags.get(TRAJECTORY):
-        _allowed(tags[TRAJECTORY], f"the tag {TRAJECTORY}", folders)
+        # Handed on as it was checked. The diagnosis looks up no tag by itself: a run's could name any file.
+        trajectory = OPTIONAL + _allowed(tags[TRAJECTORY], f"the tag {TRAJECTORY}", folders)
     data, whom = _data(version, tags, defaults, logged, folders)
-    # What the tags say is looked up again, and more gently, by the diagnosis itself.
+    # What the tag says is looked up again, and more gently, by the diagnosis itself.
     base = None if tags.get(BASE) else defaults.base
-    return Inputs(data, whom, base, None if tags.get(TRAJECTORY) else defaults.trajectory)
+    return Inputs(data, whom, base, trajectory)
 
 
 def _data(
@@ -99,7 +106,7 @@ def _data(
 
 def _settled(data: str) -> str:
     local = _local(data)
-    return data if local is None else str(local.expanduser().absolute())
+    return pinned(data) if local is None else str(local.expanduser().absolute())
 
 
 def _local(named: str) -> Path | None:
@@ -112,9 +119,15 @@ def _local(named: str) -> Path | None:
 def _allowed(named: str, whom: str, folders: list[Path]) -> str:
     local = _local(named)
     if local is None:
-        if ".." in urlsplit(named).path.split("/"):
+        if leads_out(named):
             raise NeedsDataError(f"{whom.capitalize()} names {named[:200]!r}, which has a '..' in it.")
-        return named
+        if named.startswith(_STORES) and urlsplit(named).netloc:
+            # MLflow would send that host its password.
+            raise NeedsDataError(
+                f"{whom.capitalize()} names {named[:200]!r}, which has a host in it; write it with one slash, "
+                "as an artifact of the tracking server."
+            )
+        return pinned(named)
     if "://" in named and not named.startswith("file:"):
         raise NeedsDataError(
             f"{whom.capitalize()} names {named[:200]!r}; expected a file below the service's data_dirs or an "

@@ -9,6 +9,7 @@ import pytest
 from ilp_service.service.configuration import ModelDefaults, ServiceSettings
 from ilp_service.service.filters import Filters
 from ilp_service.service.inputs import Inputs, NeedsDataError, find_inputs
+from ilp_service.tracking.artifacts import plain
 from ilp_service.tracking.watch import LoggedData, Version
 
 
@@ -32,7 +33,7 @@ def test_the_tag_comes_before_the_run_and_the_run_before_the_settings(opened: Pa
     defaults = ModelDefaults(data="/anywhere/x.jsonl", base="the/base")
     assert find(opened, {"ilp.data": "sft.jsonl"}, logged, defaults=defaults).data_from == "the tag ilp.data"
     assert find(opened, {}, logged, defaults=defaults).data == data
-    assert find(opened, {}, LoggedData("s3://x/y.jsonl", "training"), logged).data == "s3://x/y.jsonl"
+    assert plain(find(opened, {}, LoggedData("s3://x/y.jsonl", "training"), logged).data) == "s3://x/y.jsonl"
     found = find(opened, {}, defaults=defaults)
     assert (found.data, found.base) == ("/anywhere/x.jsonl", "the/base")
     # The tag of the base is looked up by the diagnosis itself.
@@ -56,6 +57,10 @@ def test_what_a_run_was_tested_on_is_not_what_it_was_trained_on(opened: Path) ->
         "http://169.254.169.254/latest",
         "https://example.org/x.jsonl",
         "runs:/1/../../x",
+        "runs:/1/%2e%2e/x",
+        "runs://evil.host/1/x.jsonl",
+        "mlflow-artifacts://evil.host:8000/x.jsonl",
+        "mlflow-artifacts://evil.host\\@mlflow/x.jsonl",
         "sqlite:///x.db",
         "",
         "nowhere.jsonl",
@@ -69,6 +74,26 @@ def test_a_version_names_no_file_outside_of_the_open_folders(opened: Path, named
     if named:
         with pytest.raises(NeedsDataError):
             find(opened, {"ilp.data": "sft.jsonl", "ilp.trajectory": named.format(opened=opened)})
+
+
+def test_the_training_record_is_handed_on_as_it_was_checked(opened: Path) -> None:
+    """So that the diagnosis needs to follow no tag, which may be one of the run."""
+    data, record = {"ilp.data": "sft.jsonl"}, opened / "record.jsonl"
+    record.write_text("{}")
+    tagged = find(opened, {**data, "ilp.trajectory": "record.jsonl"}, defaults=ModelDefaults(trajectory="/other"))
+    assert tagged.trajectory == f"optional:{record}"
+    assert find(opened, data, defaults=ModelDefaults(trajectory="/other")).trajectory == "/other"
+    assert find(opened, data).trajectory is None
+    remote = find(opened, {**data, "ilp.trajectory": "runs:/1/t.parquet"}).trajectory
+    assert remote is not None
+    assert plain(remote) == "optional:runs:/1/t.parquet"
+
+
+def test_every_job_looks_at_remote_data_anew(opened: Path) -> None:
+    tags = {"ilp.data": "s3://bucket/x.jsonl"}
+    assert find(opened, tags).data != find(opened, tags).data
+    defaults = ModelDefaults(data="s3://bucket/x.jsonl")
+    assert find(opened, {}, defaults=defaults).data != find(opened, {}, defaults=defaults).data
 
 
 def filters(**changes: object) -> Filters:
