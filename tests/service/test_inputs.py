@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
+from ilp_service.diagnosis.request import DiagnosisRequest
+from ilp_service.service.child import Line, Task, perform
 from ilp_service.service.configuration import ModelDefaults, ServiceSettings
 from ilp_service.service.filters import Filters
 from ilp_service.service.inputs import Inputs, NeedsDataError, find_inputs
@@ -87,6 +90,19 @@ def test_the_training_record_is_handed_on_as_it_was_checked(opened: Path) -> Non
     remote = find(opened, {**data, "ilp.trajectory": "runs:/1/t.parquet"}).trajectory
     assert remote is not None
     assert plain(remote) == "optional:runs:/1/t.parquet"
+
+
+@pytest.mark.parametrize(("named", "asked"), [(None, "optional:"), ("/t", "/t"), ("optional:/t", "optional:/t")])
+def test_a_job_looks_up_no_tag_by_itself(
+    opened: Path, monkeypatch: pytest.MonkeyPatch, named: str | None, asked: str
+) -> None:
+    requests: list[DiagnosisRequest] = []
+    monkeypatch.setattr("ilp_service.diagnosis.run.diagnose", lambda request, *_, **__: requests.append(request))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    task = Task("j", "models:/m/1", "sqlite:///x.db", "ilp", "r", str(opened), None, named, {}, (), 1, 1)
+    assert perform(task, Line(io.StringIO())) == 0
+    assert [request.trajectory for request in requests] == [asked]
 
 
 def test_every_job_looks_at_remote_data_anew(opened: Path) -> None:
