@@ -38,6 +38,7 @@ from ilp_service.service.desk import (
 )
 from ilp_service.service.engine import JobEngine, step
 from ilp_service.service.filters import Filters
+from ilp_service.service.hands import Hands
 from ilp_service.service.ledger import Ledger, told
 from ilp_service.service.ledger_tables import database_url, now, open_engine
 from ilp_service.service.notices import Notices
@@ -53,6 +54,7 @@ _HOUSE_SECONDS = 15.0
 _LOST_SECONDS = 90.0
 _KEEP_SECONDS = 2 * 86_400.0
 _LOCK_TRIES = 100
+_TURN_SECONDS = 0.1
 _LOCAL = "local"
 
 
@@ -88,7 +90,7 @@ class Jobs:
         self._command = command
         self.counting: Counting | None = None
         self._stopping, self._woken = threading.Event(), threading.Event()
-        self._busy: set[str] = set()
+        self._hands = Hands()
         self._threads: list[threading.Thread] = []
         self._lock: IO[bytes] | None = None
         self._started = False
@@ -152,7 +154,7 @@ class Jobs:
         self._stopping.set()
         self._woken.set()
         deadline = time.monotonic() + self.settings.grace + 15
-        while self._busy and time.monotonic() < deadline:
+        while self._hands and time.monotonic() < deadline:
             time.sleep(0.05)
         self.notices.stop(5.0)
         if self._shared:
@@ -250,6 +252,7 @@ class Jobs:
             row["job_id"],
             fresh,
             only=only,
+            turn=turn - 1,
             then=lambda connection, new: self._queue.enqueue(connection, row["job_id"], turn, int(new["priority"])),
         )
         self._woken.set()
@@ -306,11 +309,13 @@ class Jobs:
 
     def _run(self, job_id: str, turn: int) -> None:
         """The durable workflow of one round of a job: what it did is written down step by step."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or not self._hands.take((job_id, turn)):
             raise StoppingError
-        self._busy.add(job_id)
         work: Work | None = None
         try:
+            while not self._hands.may_begin((job_id, turn)):
+                if self._stopping.wait(_TURN_SECONDS):
+                    raise StoppingError
             row = self.ledger.row(job_id)
             if row["round"] != turn:
                 return
@@ -319,7 +324,7 @@ class Jobs:
                 return
             if self.counting is not None:
                 self.counting.started((now() - row["queued_at"]) / 1e6)
-            self._finish(job_id, self._steps(work), work)
+            self._finish(job_id, turn, self._steps(work), work)
         except UnknownJobError:
             LOG.warning("job %s is not in the book", job_id)
         except (IlpError, sa.exc.SQLAlchemyError) as error:
@@ -328,13 +333,13 @@ class Jobs:
             raise StoppingError from error
         except Exception as error:
             LOG.exception("job %s", job_id)
-            self._finish(job_id, {"status": "failed", "reason": sentence(error)}, None)
+            self._finish(job_id, turn, {"status": "failed", "reason": sentence(error)}, None)
         finally:
             try:
                 if work is not None:
                     work.close()
             finally:
-                self._busy.discard(job_id)
+                self._hands.leave((job_id, turn))
 
     def _steps(self, work: Work) -> dict[str, Any]:
         resolved = step("resolve", work.resolve)
@@ -347,13 +352,13 @@ class Jobs:
                 return found
         return {"status": "done", **found}
 
-    def _finish(self, job_id: str, found: Mapping[str, Any], work: Work | None) -> None:
+    def _finish(self, job_id: str, turn: int, found: Mapping[str, Any], work: Work | None) -> None:
         status: Status = found["status"]
         values: dict[str, Any] = {"status": status, "reason": found.get("reason"), "ended_at": now()}
         if status == "done":
             values |= {"progress": 1.0, "step": "publish", "report_uri": found.get("report")}
             values |= {name: found.get(name) for name in ("unlearned_rate", "top_cause")}
-        if self.ledger.change(job_id, values):
+        if self.ledger.change(job_id, values, turn=turn):
             ended = self.ledger.row(job_id)
             seconds = (values["ended_at"] - ended["started_at"]) / 1e6 if ended["started_at"] else 0.0
             why = f": {ended['reason']}" if ended["reason"] else ""
@@ -402,7 +407,9 @@ class Jobs:
         old = now() - int(2 * _HOUSE_SECONDS * 1e6)
         for row in self.ledger.unfinished(self.worker, old):
             state = self._queue.status(row["job_id"], row["round"])
-            mine = state == "PENDING" and row["worker"] == self.worker and row["job_id"] not in self._busy
+            mine = (
+                state == "PENDING" and row["worker"] == self.worker and (row["job_id"], row["round"]) not in self._hands
+            )
             if (state != "ENQUEUED" and state != "PENDING") or mine:
                 LOG.warning("job %s had been left behind; it is queued again", row["job_id"])
                 with contextlib.suppress(Exception):

@@ -160,6 +160,7 @@ class Ledger:
         values: Mapping[str, Any],
         *,
         only: Iterable[Status] = UNFINISHED,
+        turn: int | None = None,
         then: Callable[[sa.Connection, sa.RowMapping], None] | None = None,
         tell: bool = True,
     ) -> bool:
@@ -169,6 +170,7 @@ class Ledger:
             job_id: Of the job.
             values: Columns.
             only: Statuses in which it may be changed; a job that was cancelled is not changed by its own worker.
+            turn: The round in which it may be changed; what an earlier one finds says nothing of the next.
             then: Called with the changed row in the same transaction.
             tell: Whether MLflow is told of a new status.
 
@@ -177,9 +179,10 @@ class Ledger:
         """
         with translated(self.engine), self._writing() as connection:
             table = registrations.c
-            changed = connection.execute(
-                sa.update(registrations).where(table.job_id == job_id, table.status.in_(list(only))).values(**values)
-            )
+            statement = sa.update(registrations).where(table.job_id == job_id, table.status.in_(list(only)))
+            if turn is not None:
+                statement = statement.where(table.round == turn)
+            changed = connection.execute(statement.values(**values))
             if changed.rowcount == 0:
                 return False
             row = self.row(job_id, connection)

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from ilp_service.diagnosis.watching import STEPS
 from ilp_service.errors import ModelNotFoundError
@@ -93,15 +93,14 @@ class Work:
         self._down_since: float | None = None
         self._looked = self._wrote = 0.0
         self._folder = around.work_dir / "jobs" / self._job_id
+        self._temporary = self._folder / f"tmp-{self._round}"
 
     def begin(self) -> bool:
         """Take the job; ``False`` when it is finished, such as cancelled, or was started again since."""
         if self._around.stopping.is_set():
             raise StoppingError
         values = {"status": "running", "reason": None, "worker": self._around.worker, "started_at": now()}
-        taken = self._current(self._around.ledger.row(self._job_id)) and self._around.ledger.change(
-            self._job_id, values
-        )
+        taken = self._change(values)
         self._around.woken.set()
         return taken
 
@@ -135,7 +134,7 @@ class Work:
         tags = {"ilp.kind": "diagnosis", "ilp.model": f"models:/{self._model}/{self._version}"}
         name = f"diagnose models:/{self._model}/{self._version}"
         self._run_id = watch.run_of_job(around.tracking, self._job_id, name, tags, self._run_id)
-        around.ledger.change(self._job_id, {"run_id": self._run_id, "status": "running"})
+        self._change({"run_id": self._run_id, "status": "running"})
         around.woken.set()
         return {
             "run_id": self._run_id,
@@ -172,7 +171,7 @@ class Work:
             while not attempt.over and time.monotonic() < deadline:
                 attempt.next(0.2)
             attempt.close()
-        shutil.rmtree(self._folder / "tmp", ignore_errors=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def tidy(self) -> None:
         """The job is done for good: its folder and its copy of the checkpoint go, its slices stay."""
@@ -195,12 +194,11 @@ class Work:
             max_bytes=settings.max_bytes,
         )
         row = around.ledger.row(self._job_id)
-        around.ledger.change(self._job_id, {"attempts": row["attempts"] + 1})
-        temporary = self._folder / "tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True, exist_ok=True)
+        self._change({"attempts": row["attempts"] + 1})
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True, exist_ok=True)
         limits = Limits(memory_limit(settings), settings.time_limit, settings.grace)
-        return Attempt(task.line(), self._folder, limits, around.command, {"TMPDIR": str(temporary)})
+        return Attempt(task.line(), self._folder, limits, around.command, {"TMPDIR": str(self._temporary)})
 
     def _ended(self, attempt: Attempt, said: Mapping[str, Any] | None) -> Ending:
         """Why an attempt ended, from what it said last or how its process went."""
@@ -251,7 +249,7 @@ class Work:
         if reason != self._complaint:
             self._complaint = reason
             LOG.warning("job %s waits for another attempt: %s", self._job_id, reason)
-        self._around.ledger.change(self._job_id, {"reason": f"Waits for another attempt: {reason}"})
+        self._change({"reason": f"Waits for another attempt: {reason}"})
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._around.stopping.wait(min(left, 1.0))
@@ -265,9 +263,7 @@ class Work:
         here = _STARTS[step]
         after = next((value for value in _STARTS.values() if value > here), 1.0)
         at = step if part < 1.0 else STEPS[min(STEPS.index(step) + 1, len(STEPS) - 1)]
-        self._around.ledger.change(
-            self._job_id, {"step": at, "progress": round(here + (after - here) * min(part, 1.0), 4), "reason": None}
-        )
+        self._change({"step": at, "progress": round(here + (after - here) * min(part, 1.0), 4), "reason": None})
 
     def _guard(self) -> None:
         """Leave the job when the service stops, or when it is no longer this worker's.
@@ -294,12 +290,15 @@ class Work:
         if mine:
             ledger = self._around.ledger
             reason = "The service was stopped; the job goes on when it starts again."
-            ledger.change(
-                self._job_id,
+            self._change(
                 {"status": "queued", "reason": reason},
                 then=lambda connection, row: ledger.note(connection, row, {}, "KILLED") if row["run_id"] else None,
             )
             self._around.woken.set()
+
+    def _change(self, values: Mapping[str, Any], then: Callable[[Connection, RowMapping], None] | None = None) -> bool:
+        """Write down something about this round, unless the job is finished or was started again."""
+        return self._around.ledger.change(self._job_id, values, turn=self._round, then=then)
 
     def _current(self, row: RowMapping) -> bool:
         return bool(row["round"] == self._round and row["status"] in UNFINISHED)

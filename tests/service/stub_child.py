@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -48,6 +49,14 @@ def main() -> None:
         helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (book / "helper").write_text(str(helper.pid))
         time.sleep(60)
+    if kind == "deaf":
+        # Cancelled, it takes all the time that it is given; what comes after says whether it came too early.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if turns == 0:
+            time.sleep(60)
+        before = int(next(book.glob("turn-0-*")).name.rpartition("-")[2])
+        if Path(f"/proc/{before}").exists():
+            (book / "overlap").touch()
     if kind == "refused":
         tell("end", status="refused", reason="Weights that could run code.", again=False)
         return
@@ -63,6 +72,8 @@ def main() -> None:
         (book / f"{step}-{turns}").touch()
         tell("step", step=step, facts={})
     time.sleep(pause)
+    if not Path(os.environ["TMPDIR"]).is_dir():
+        (book / "no-tmpdir").touch()
     end_run(task["store"], task["run_id"])
     (book / f"done-{turns}").touch()
     tell("step", step="publish", facts={"unlearned_rate": 0.25, "top_cause": "missing_knowledge", "report": "r.html"})

@@ -81,6 +81,13 @@ def ended(jobs: Jobs, job_id: str, *statuses: str, seconds: float = 30) -> JobVi
     return job
 
 
+def until(met: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def lives(pid: int) -> bool:
     """Whether a process runs; one that is dead and that nobody has asked about yet does not."""
     try:
@@ -177,6 +184,28 @@ def test_cancel_and_retry(start: Start, registry: Registry) -> None:
     jobs.stop()
     ends = {run.info.run_id: run.info.status for run in registry.runs()}
     assert ends[str(jobs.ledger.row(running)["run_id"])] == "KILLED"
+
+
+def test_a_job_that_is_started_again_waits_until_its_cancelled_round_is_over(
+    start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = registry.register("deaf-3")
+    jobs = start(workers=2)
+    job_id = jobs.submit("deaf-3", version, via="api").job_id
+    book = Path("mlruns/ilp-work/stub", job_id)
+    until(lambda: list(book.glob("turn-0-*")))
+    jobs.cancel(job_id)
+    jobs.retry(job_id)
+    until(lambda: list(book.glob("turn-1-*")))
+    # By now the first round has left; the second one is in hand all the same.
+    monkeypatch.setattr("ilp_service.service.jobs._HOUSE_SECONDS", 0.05)
+    time.sleep(0.5)
+    jobs._take_up_strays()
+    job = ended(jobs, job_id)
+    assert (job.status, job.attempts, jobs.ledger.row(job_id)["round"]) == ("done", 1, 1)
+    assert turns(job) == 2
+    assert not (book / "overlap").exists()
+    assert not (book / "no-tmpdir").exists()
 
 
 def test_a_stopped_service_goes_on_where_it_was(start: Start, registry: Registry) -> None:

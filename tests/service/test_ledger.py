@@ -82,6 +82,15 @@ def test_a_finished_job_is_not_changed_by_its_worker(ledger: Ledger) -> None:
     assert ledger.job("j").status == "cancelled"
 
 
+def test_a_round_that_was_left_changes_nothing_of_the_next(ledger: Ledger) -> None:
+    add(ledger, "j")
+    assert ledger.change("j", {"status": "running"}, turn=0)
+    assert ledger.change("j", {"status": "queued", "round": 1}, turn=0)
+    assert not ledger.change("j", {"status": "done"}, turn=0)
+    assert not ledger.change("j", {"status": "queued", "round": 1}, turn=0)
+    assert (ledger.job("j").status, ledger.row("j")["round"]) == ("queued", 1)
+
+
 def taken(ledger: Ledger) -> Notice:
     """The only notice that is due, taken in hand."""
     (due,) = ledger.due_notices(10)
