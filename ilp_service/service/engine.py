@@ -107,10 +107,10 @@ class JobEngine:
         """Take a job out of the queue; one that runs is not stopped by this."""
         self._client.cancel_workflow(workflow_id(job_id, turn))
 
-    def status(self, job_id: str, turn: int) -> str | None:
-        """What dbos itself says of where a job stands; ``None`` when it does not know it."""
+    def status(self, job_id: str, turn: int) -> tuple[str, str | None] | None:
+        """What dbos itself says of where a job stands, and which worker took it; ``None`` when it does not know it."""
         found = self._client.list_workflows(workflow_ids=[workflow_id(job_id, turn)], load_input=False)
-        return str(found[0].status) if found else None
+        return (str(found[0].status), found[0].executor_id) if found else None
 
     def recover(self, worker: str) -> int:
         """Take up what a lost worker left unfinished; how many jobs that is."""

@@ -55,6 +55,7 @@ _LOST_SECONDS = 90.0
 _KEEP_SECONDS = 2 * 86_400.0
 _LOCK_TRIES = 100
 _TURN_SECONDS = 0.1
+_TAKING_SECONDS = 2.0
 _LOCAL = "local"
 
 
@@ -405,16 +406,26 @@ class Jobs:
         Such are left behind when the book could not be written, as on a full disk.
         """
         old = now() - int(2 * _HOUSE_SECONDS * 1e6)
-        for row in self.ledger.unfinished(self.worker, old):
-            state = self._queue.status(row["job_id"], row["round"])
-            mine = (
-                state == "PENDING" and row["worker"] == self.worker and (row["job_id"], row["round"]) not in self._hands
-            )
-            if (state != "ENQUEUED" and state != "PENDING") or mine:
+        left = [row for row in self.ledger.unfinished(self.worker, old) if not self._in_hand(row)]
+        # One that dbos took a moment ago is in hand a moment later.
+        if not left or self._stopping.wait(_TAKING_SECONDS):
+            return
+        for row in left:
+            if not self._in_hand(row):
                 LOG.warning("job %s had been left behind; it is queued again", row["job_id"])
                 with contextlib.suppress(Exception):
                     self._queue.cancel(row["job_id"], row["round"])
                 self._again(row, UNFINISHED)
+
+    def _in_hand(self, row: sa.RowMapping) -> bool:
+        """Whether a job waits in the queue, or a worker that is known has it; dbos knows better than the book.
+
+        A job that could not be begun, because the book could not be written, has no worker there.
+        """
+        state, taker = self._queue.status(row["job_id"], row["round"]) or ("", None)
+        if state == "PENDING" and taker == self.worker:
+            return (row["job_id"], row["round"]) in self._hands
+        return state == "ENQUEUED" or (state == "PENDING" and taker in self.ledger.workers())
 
 
 def _only_one(database: Path) -> IO[bytes]:

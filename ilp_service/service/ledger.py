@@ -209,13 +209,14 @@ class Ledger:
         return found
 
     def unfinished(self, worker: str, before: int) -> Sequence[sa.RowMapping]:
-        """Jobs that wait, or are in the hands of a worker, and that were queued and started before a time."""
+        """Jobs that wait, or are this worker's or nobody's that is known, and were queued and started before a time."""
         table = registrations.c
+        others = sa.select(workers.c.worker).where(workers.c.worker != worker)
         query = (
             sa.select(registrations)
             .where(table.status.in_(list(UNFINISHED)), table.queued_at < before)
             .where(sa.or_(table.started_at.is_(None), table.started_at < before))
-            .where(sa.or_(table.worker.is_(None), table.worker == worker))
+            .where(sa.or_(table.worker.is_(None), table.worker.not_in(others)))
             .order_by(table.queued_at)
             .limit(_LOOK_UP)
         )
@@ -313,6 +314,11 @@ class Ledger:
         """A worker left in order; what it left behind may be taken up at once."""
         with translated(self.engine), self._writing() as connection:
             connection.execute(sa.update(workers).where(workers.c.worker == worker).values(seen_at=0))
+
+    def workers(self) -> set[str]:
+        """All that are not known to be lost."""
+        with translated(self.engine), self.engine.connect() as connection:
+            return {str(name) for (name,) in connection.execute(sa.select(workers.c.worker))}
 
     def lost_workers(self, worker: str, before: int) -> list[str]:
         """Other workers that were not seen since."""

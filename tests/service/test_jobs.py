@@ -12,11 +12,14 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from ilp_service.errors import StorageError
 from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.desk import Delivery, JobView, StateConflictError, UnknownJobError
 from ilp_service.service.jobs import Jobs
+from ilp_service.service.ledger_tables import registrations
+from ilp_service.service.work import Work
 
 STUB = (sys.executable, str(Path(__file__).parent / "stub_child.py"))
 
@@ -206,6 +209,53 @@ def test_a_job_that_is_started_again_waits_until_its_cancelled_round_is_over(
     assert turns(job) == 2
     assert not (book / "overlap").exists()
     assert not (book / "no-tmpdir").exists()
+
+
+@pytest.mark.parametrize("taker", ["nobody", "a worker that is forgotten"])
+def test_a_job_that_could_not_be_begun_is_queued_again(
+    start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch, taker: str
+) -> None:
+    version = registry.register("ok")
+    begin, full = Work.begin, [True]
+
+    def on_a_full_disk(self: Work) -> bool:
+        if full:
+            full.pop()
+            raise StorageError("The service's database cannot be used: disk is full.")
+        return begin(self)
+
+    monkeypatch.setattr(Work, "begin", on_a_full_disk)
+    jobs = start()
+    job_id = jobs.submit("ok", version, via="api").job_id
+    until(lambda: not full and not jobs._hands)
+    if taker != "nobody":
+        with jobs.ledger.engine.begin() as connection:
+            connection.execute(sa.update(registrations).values(worker=taker))
+    monkeypatch.setattr("ilp_service.service.jobs._HOUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ilp_service.service.jobs._TAKING_SECONDS", 0.05)
+    jobs._take_up_strays()
+    assert (ended(jobs, job_id).status, jobs.ledger.row(job_id)["round"]) == ("done", 1)
+
+
+def test_a_job_that_waits_or_runs_is_not_queued_again(
+    start: Start, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {name: registry.register(name) for name in ("parent", "ok")}
+    jobs = start(workers=1)
+    running, waiting = (jobs.submit(name, version, via="api").job_id for name, version in versions.items())
+    until(lambda: jobs.job(running).attempts)
+    monkeypatch.setattr("ilp_service.service.jobs._HOUSE_SECONDS", 0.0)
+    monkeypatch.setattr("ilp_service.service.jobs._TAKING_SECONDS", 0.05)
+    jobs._take_up_strays()
+    assert [jobs.ledger.row(job_id)["round"] for job_id in (running, waiting)] == [0, 0]
+    # Another worker's is that worker's, as long as anybody knows of it.
+    monkeypatch.setattr(jobs._queue, "status", lambda *_: ("PENDING", "host-b"))
+    jobs.ledger.alive("host-b")
+    jobs._take_up_strays()
+    assert jobs.ledger.row(running)["round"] == 0
+    jobs.ledger.forget_worker("host-b")
+    jobs._take_up_strays()
+    assert jobs.ledger.row(running)["round"] == 1
 
 
 def test_a_stopped_service_goes_on_where_it_was(start: Start, registry: Registry) -> None:

@@ -180,6 +180,19 @@ def test_marks_and_workers(ledger: Ledger) -> None:
     assert not ledger.seen("d")
 
 
+def test_what_no_known_worker_has_is_unfinished_for_all(ledger: Ledger) -> None:
+    ledger.alive("a")
+    ledger.alive("b")
+    for job_id, worker in (("j1", None), ("j2", "a"), ("j3", "b"), ("j4", "forgotten"), ("j5", None)):
+        add(ledger, job_id, worker=worker, status="done" if job_id == "j5" else "queued")
+    assert {row["job_id"] for row in ledger.unfinished("a", now() + 1)} == {"j1", "j2", "j4"}
+    assert ledger.unfinished("a", now() - 60_000_000) == []
+    assert ledger.workers() == {"a", "b"}
+    for worker in ("a", "b"):
+        ledger.forget_worker(worker)
+    assert {row["job_id"] for row in ledger.unfinished("a", now() + 1)} == {"j1", "j2", "j3", "j4"}
+
+
 def test_names_with_wildcards_and_quotes_are_only_text(ledger: Ledger) -> None:
     for number, name in enumerate(("50%", "a_b", "x'; DROP TABLE ilp_registrations; --", "axb")):
         add(ledger, f"j{number}", model=name)
