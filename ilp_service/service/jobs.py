@@ -41,6 +41,7 @@ from ilp_service.service.filters import Filters
 from ilp_service.service.hands import Hands
 from ilp_service.service.ledger import Ledger, told
 from ilp_service.service.ledger_tables import database_url, now, open_engine
+from ilp_service.service.neighbours import Neighbours
 from ilp_service.service.notices import Notices
 from ilp_service.service.supervision import COMMAND
 from ilp_service.service.work import StoppingError, Surroundings, Work
@@ -51,7 +52,6 @@ from ilp_service.tracking.store import Tracking
 
 LOG = logging.getLogger("ilp.service")
 _HOUSE_SECONDS = 15.0
-_LOST_SECONDS = 90.0
 _KEEP_SECONDS = 2 * 86_400.0
 _LOCK_TRIES = 100
 _TURN_SECONDS = 0.1
@@ -136,6 +136,7 @@ class Jobs:
             woken=self._woken,
             command=self._command,
         )
+        self._neighbours = Neighbours(self.ledger, self.worker)
         self.notices = Notices(self.ledger, self.tracking, self._stopping, self._woken)
         if self._shared:
             # Before the first job: what is left behind is taken up only from workers that are known.
@@ -390,8 +391,7 @@ class Jobs:
     def _house(self, beat: int) -> None:
         """Say that this worker lives, take up what lost ones left, and drop what is old."""
         if self._shared:
-            self.ledger.alive(self.worker)
-            for lost in self.ledger.lost_workers(self.worker, now() - int(_LOST_SECONDS * 1e6)):
+            for lost in self._neighbours.beat():
                 LOG.warning("worker %s is lost; its %d jobs are taken up", lost, self._queue.recover(lost))
                 self.ledger.forget_worker(lost)
         if beat % 4 == 2:

@@ -304,11 +304,16 @@ class Ledger:
 
     # Workers and marks
 
-    def alive(self, worker: str) -> None:
-        """A worker says that it is there."""
+    def alive(self, worker: str) -> int:
+        """A worker says that it is there; returns the time by the clock of the database, which all workers share."""
+        clock: sa.ColumnElement[int] = sa.literal(now())
+        if self._several:
+            clock = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
         with translated(self.engine), self._writing() as connection:
-            statement = self._insert(workers).values(worker=worker, seen_at=now())
-            connection.execute(statement.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": now()}))
+            at = int(connection.execute(sa.select(clock)).scalar_one())
+            statement = self._insert(workers).values(worker=worker, seen_at=at)
+            connection.execute(statement.on_conflict_do_update(index_elements=["worker"], set_={"seen_at": at}))
+        return at
 
     def gone(self, worker: str) -> None:
         """A worker left in order; what it left behind may be taken up at once."""
@@ -321,7 +326,7 @@ class Ledger:
             return {str(name) for (name,) in connection.execute(sa.select(workers.c.worker))}
 
     def lost_workers(self, worker: str, before: int) -> list[str]:
-        """Other workers that were not seen since."""
+        """Other workers that were not seen since, by the clock of the database."""
         query = sa.select(workers.c.worker).where(workers.c.seen_at < before, workers.c.worker != worker)
         with translated(self.engine), self.engine.connect() as connection:
             return [str(name) for (name,) in connection.execute(query)]

@@ -83,7 +83,7 @@ workers = sa.Table(
     sa.Column("worker", sa.String(200), primary_key=True),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
 )
-"""Who works at this database, and when they were last seen alive."""
+"""Who works at this database, and when they were last seen alive, by its clock."""
 
 marks = sa.Table(
     "ilp_marks", _metadata, sa.Column("name", sa.String(200), primary_key=True), sa.Column("value", sa.Text)
