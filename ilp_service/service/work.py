@@ -91,6 +91,7 @@ class Work:
         self._failures = 0
         self._complaint = ""
         self._down_since: float | None = None
+        self._furthest = 0.0
         self._looked = self._wrote = 0.0
         self._folder = around.work_dir / "jobs" / self._job_id
         self._temporary = self._folder / f"tmp-{self._round}"
@@ -109,7 +110,9 @@ class Work:
         while True:
             self._guard()
             try:
-                return self._resolved()
+                found = self._resolved()
+                self._down_since = None
+                return found
             except Exception as error:
                 ending = ending_of(error)
                 if isinstance(error, ModelNotFoundError):
@@ -257,13 +260,19 @@ class Work:
 
     def _note(self, step: str, part: float) -> None:
         """Write down how far the job is, at most every so often."""
-        if step not in _STARTS or (time.monotonic() - self._wrote < _WRITE_EVERY and part < 1.0):
+        if step not in _STARTS:
             return
-        self._wrote = time.monotonic()
         here = _STARTS[step]
         after = next((value for value in _STARTS.values() if value > here), 1.0)
+        progress = round(here + (after - here) * min(part, 1.0), 4)
+        if progress > self._furthest:
+            # What was down has answered since. An attempt that gets no further than those before shows nothing.
+            self._furthest, self._down_since = progress, None
+        if time.monotonic() - self._wrote < _WRITE_EVERY and part < 1.0:
+            return
+        self._wrote = time.monotonic()
         at = step if part < 1.0 else STEPS[min(STEPS.index(step) + 1, len(STEPS) - 1)]
-        self._change({"step": at, "progress": round(here + (after - here) * min(part, 1.0), 4), "reason": None})
+        self._change({"step": at, "progress": progress, "reason": None})
 
     def _guard(self) -> None:
         """Leave the job when the service stops, or when it is no longer this worker's.
