@@ -91,7 +91,7 @@ class Jobs:
         self._command = command
         self.counting: Counting | None = None
         self._stopping, self._woken = threading.Event(), threading.Event()
-        self._hands = Hands()
+        self._hands = Hands(self._discard_copies)
         self._threads: list[threading.Thread] = []
         self._lock: IO[bytes] | None = None
         self._started = False
@@ -315,7 +315,7 @@ class Jobs:
             raise StoppingError
         work: Work | None = None
         try:
-            while not self._hands.may_begin((job_id, turn)):
+            while not self._hands.begin((job_id, turn)):
                 if self._stopping.wait(_TURN_SECONDS):
                     raise StoppingError
             row = self.ledger.row(job_id)
@@ -372,10 +372,15 @@ class Jobs:
             work.close()
             work.tidy()
             row = self.ledger.row(job_id)
-            for folder in download_folders(
-                self._around.work_dir / "downloads", f"models:/{row['model']}/{row['version']}"
-            ):
-                shutil.rmtree(folder, ignore_errors=True)
+            self._hands.spent(f"models:/{row['model']}/{row['version']}")
+
+    def _discard_copies(self, model_uri: str) -> None:
+        for folder in download_folders(self._around.work_dir / "downloads", model_uri):
+            # Under another name first: half of a checkpoint must not pass for all of it after a crash.
+            leaving = folder.with_name(f".part-{uuid.uuid4().hex}")
+            with contextlib.suppress(OSError):
+                folder.rename(leaving)
+            shutil.rmtree(leaving, ignore_errors=True)
 
     def _keep_house(self) -> None:
         beat = 0

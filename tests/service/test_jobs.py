@@ -258,6 +258,23 @@ def test_a_job_that_waits_or_runs_is_not_queued_again(
     assert jobs.ledger.row(running)["round"] == 1
 
 
+def test_copies_of_a_checkpoint_go_when_no_other_job_can_read_them(start: Start, registry: Registry) -> None:
+    base, tuned = registry.register("ok"), registry.register("parent")
+    copy = Path(f"mlruns/ilp-work/downloads/models_ok_{base}-0123456789ab")
+    copy.mkdir(parents=True)
+    (copy / "model.safetensors").touch()
+    jobs = start(workers=2)
+    running = jobs.submit("parent", tuned, via="api").job_id
+    until(lambda: jobs.job(running).attempts)
+    done = jobs.submit("ok", base, via="api").job_id
+    assert ended(jobs, done).status == "done"
+    until(lambda: (done, 0) not in jobs._hands)
+    assert (copy / "model.safetensors").is_file()
+    jobs.cancel(running)
+    until(lambda: not jobs._hands)
+    assert list(copy.parent.iterdir()) == []
+
+
 def test_a_stopped_service_goes_on_where_it_was(start: Start, registry: Registry) -> None:
     version = registry.register("slow-4")
     jobs = start()
