@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ import sqlalchemy as sa
 from ilp_service.diagnosis.failure import sentence
 from ilp_service.diagnosis.watching import STEPS
 from ilp_service.errors import IlpError, StorageError
+from ilp_service.service import leftovers
 from ilp_service.service.configuration import ServiceSettings
 from ilp_service.service.desk import (
     RETRYABLE,
@@ -47,7 +47,6 @@ from ilp_service.service.supervision import COMMAND
 from ilp_service.service.work import StoppingError, Surroundings, Work
 from ilp_service.settings import Settings, load_settings
 from ilp_service.tracking.connection import load_mlflow, shown, sqlite_path
-from ilp_service.tracking.registry import download_folders
 from ilp_service.tracking.store import Tracking
 
 LOG = logging.getLogger("ilp.service")
@@ -91,7 +90,7 @@ class Jobs:
         self._command = command
         self.counting: Counting | None = None
         self._stopping, self._woken = threading.Event(), threading.Event()
-        self._hands = Hands(self._discard_copies)
+        self._hands = Hands()
         self._threads: list[threading.Thread] = []
         self._lock: IO[bytes] | None = None
         self._started = False
@@ -315,7 +314,7 @@ class Jobs:
             raise StoppingError
         work: Work | None = None
         try:
-            while not self._hands.begin((job_id, turn)):
+            while not self._hands.may_begin((job_id, turn)):
                 if self._stopping.wait(_TURN_SECONDS):
                     raise StoppingError
             row = self.ledger.row(job_id)
@@ -372,15 +371,7 @@ class Jobs:
             work.close()
             work.tidy()
             row = self.ledger.row(job_id)
-            self._hands.spent(f"models:/{row['model']}/{row['version']}")
-
-    def _discard_copies(self, model_uri: str) -> None:
-        for folder in download_folders(self._around.work_dir / "downloads", model_uri):
-            # Under another name first: half of a checkpoint must not pass for all of it after a crash.
-            leaving = folder.with_name(f".part-{uuid.uuid4().hex}")
-            with contextlib.suppress(OSError):
-                folder.rename(leaving)
-            shutil.rmtree(leaving, ignore_errors=True)
+            leftovers.drop_copies(self._around.work_dir, f"models:/{row['model']}/{row['version']}")
 
     def _keep_house(self) -> None:
         beat = 0
