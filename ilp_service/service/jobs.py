@@ -395,6 +395,8 @@ class Jobs:
         if beat % 240 == 1:
             self.ledger.forget_deliveries(now() - int(_KEEP_SECONDS * 1e6))
             self._queue.forget(datetime.now(UTC) - timedelta(seconds=_KEEP_SECONDS))
+            # No attempt uses anything for longer than it may take.
+            leftovers.tidy(self._around.work_dir, self.ledger, max(_KEEP_SECONDS, self.settings.time_limit))
 
     def _take_up_strays(self) -> None:
         """Queue jobs again that the book says are unfinished and that nobody has in hand.

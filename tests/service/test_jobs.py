@@ -277,6 +277,31 @@ def test_copies_of_a_checkpoint_go_unless_another_job_reads_them(start: Start, r
     assert not copies[1].exists()
 
 
+def test_what_jobs_leave_behind_goes_after_some_time(start: Start, registry: Registry) -> None:
+    names = ("refused", "broken", "parent")
+    versions = {name: registry.register(name) for name in names}
+    jobs = start(attempts=1)
+    ids = {name: jobs.submit(name, version, via="api").job_id for name, version in versions.items()}
+    assert ended(jobs, ids["broken"]).status == "failed"
+    until(lambda: jobs.job(ids["parent"]).attempts and len(jobs._hands) == 1)
+    folders = {name: Path("mlruns/ilp-work/jobs", job_id) for name, job_id in ids.items()}
+    downloads = [Path("mlruns/ilp-work/downloads", name) for name in (".part-cut", "0123456789abcdef")]
+    foreign = Path("mlruns/ilp-work/jobs/foreign")
+    for folder in (*downloads, foreign):
+        folder.mkdir(parents=True)
+    jobs._house(1)
+    assert (folders["broken"] / "log.txt").is_file()
+    assert all(folder.is_dir() for folder in downloads)
+    for folder in downloads:
+        os.utime(folder, (0, 0))
+    with jobs.ledger.engine.begin() as connection:
+        connection.execute(sa.update(registrations).values(ended_at=1, started_at=1))
+    jobs._house(1)
+    assert not any(folder.exists() for folder in (*downloads, folders["broken"], folders["refused"]))
+    assert folders["parent"].is_dir()
+    assert foreign.is_dir()
+
+
 def test_a_stopped_service_goes_on_where_it_was(start: Start, registry: Registry) -> None:
     version = registry.register("slow-4")
     jobs = start()
