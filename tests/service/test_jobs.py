@@ -325,8 +325,7 @@ def test_priority_goes_first(start: Start, registry: Registry) -> None:
     names = ("a", "b", "c")
     versions = {name: registry.register(name) for name in names}
     jobs = start(workers=1)
-    jobs.submit("slow-2", first, via="api")
-    time.sleep(1.5)
+    ended(jobs, jobs.submit("slow-2", first, via="api").job_id, "running")
     ids = [jobs.submit(name, versions[name], via="api", priority=rank).job_id for rank, name in enumerate(names)]
     done = [ended(jobs, job_id, "done") for job_id in ids]
     starts = [job.started_at for job in done]
