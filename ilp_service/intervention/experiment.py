@@ -17,7 +17,7 @@ from ilp_service.changes import Change
 from ilp_service.checkpoints.threads import SMALL_BYTES
 from ilp_service.intervention.arms import MEASURED, Arm, ArmResult, Cost, blanked
 from ilp_service.stages import digest_of, stage
-from ilp_service.tables import atomic_path, write_table
+from ilp_service.tables import atomic_path, storage_errors, write_table
 
 if TYPE_CHECKING:
     from ilp_service.intervention.measuring import Measure
@@ -81,7 +81,7 @@ def run_experiment(
     """Train and measure every arm under every seed, seed after seed; an arm that diverges does not stop the others.
 
     Each is kept in a folder of its own, named after all that it depends on: started again, the experiment reads those
-    that are there and goes on with the next.
+    that are there and goes on with the next. One that ended for want of memory is trained again.
 
     Args:
         recipe: The training that is done again.
@@ -114,6 +114,7 @@ def run_experiment(
         place = stage_of(recipe, arm, seed, measure.digest, folder)
         title = f"{number}/{total} {arm.name}, seed {seed}"
         kept = True
+        to_be_retried(place.folder)
         with stage(place.folder, place.digest) as empty:
             if empty is not None:
                 kept = False
@@ -151,6 +152,29 @@ def stage_of(recipe: Recipe, arm: Arm, seed: int, measured_by: str, folder: Path
     digest = digest_of(recipe.digest, change, spared, arm.general_tokens, arm.seed, seed, measured_by)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", arm.name).strip("-.") or "arm"
     return Place(folder / f"{plain[:60]}-{seed}-{digest[:12]}", digest)
+
+
+def lacked_memory(folder: Path) -> bool:
+    """Whether what is kept there ended for want of memory, which tells of the machine and not of the training."""
+    path = folder / _RESULT
+    if not path.is_file():
+        return False
+    told = json.loads(path.read_text(encoding="utf-8"))
+    reason = told.get("reason") or told.get("diverged")
+    if not reason:
+        return False
+    from ilp_service.training.changed import NO_MEMORY
+
+    return NO_MEMORY in reason
+
+
+def to_be_retried(folder: Path) -> bool:
+    """Let a stage be filled once more where there was no memory left; returns whether it is to be."""
+    if not lacked_memory(folder):
+        return False
+    with storage_errors(folder):
+        (folder / "digest").unlink(missing_ok=True)
+    return True
 
 
 def read_stage(folder: Path, arm: Arm, recipe: Recipe, *, kept: bool = True) -> Done:

@@ -61,8 +61,8 @@ class ExperimentLog:
         """Log an arm and seed, once; to be called while the experiment's run is open."""
         work = done.folder.name
         found, logged = self._logged.get(work, (None, {}))
-        # The status is set last: without it a process was killed half-way.
-        if logged.get("ilp.status"):
+        # The status is set last: without it a process was killed half-way. What had failed may have been done again.
+        if logged.get("ilp.status") == "done" or (logged.get("ilp.status") and done.kept):
             return
         result = done.result
         tags = {
@@ -81,7 +81,7 @@ class ExperimentLog:
             if result.status == "diverged":
                 run.fail(result.reason)
             else:
-                run.set_tags({"ilp.status": "done"})
+                run.set_tags({"ilp.status": "done", **({"ilp.reason": ""} if "ilp.reason" in logged else {})})
 
     def _metrics(self, done: Done) -> dict[str, float]:
         result = done.result

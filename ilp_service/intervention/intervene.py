@@ -19,7 +19,7 @@ from ilp_service.errors import SettingsError
 from ilp_service.intervention.arms import MEASURED, Arm, ArmResult
 from ilp_service.intervention.designing import design, price_of, within_budget
 from ilp_service.intervention.effects import Effects, effects_of
-from ilp_service.intervention.experiment import run_experiment, stage_of
+from ilp_service.intervention.experiment import Done, lacked_memory, run_experiment, stage_of
 from ilp_service.intervention.experiment_log import ExperimentLog, arm_params, metric_name
 from ilp_service.intervention.general_text import GeneralText, read_general_text
 from ilp_service.intervention.known_training import known_training
@@ -119,7 +119,7 @@ class Experiment:
     def kept(self, arm: Arm) -> int:
         """Under how many of the seeds it was trained and measured before."""
         places = (stage_of(self.recipe, arm, seed, self.measurer.digest, self.folder) for seed in self.seeds)
-        return sum((place.folder / "digest").is_file() for place in places)
+        return sum((place.folder / "digest").is_file() and not lacked_memory(place.folder) for place in places)
 
     def public(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -279,7 +279,15 @@ def intervene(
         raise SettingsError(f"No remedy can be tried: {_why_none(experiment)}")
     original, original_loss = _original(experiment)
     params = _params(experiment)
+    # What the diagnosis or a measurement has opened is not wanted beside a training.
+    close = diagnosed.prepared.checkpoint.close
+    close()
     log = ExperimentLog.open(tracking, digest_of(params, experiment.measurer.digest), diagnosed.run_id, original)
+
+    def on_done(done: Done) -> None:
+        close()
+        log.arm_done(done)
+
     with log.experiment(f"intervene {diagnosed.prepared.reference.resolved}", params) as run:
         results = run_experiment(
             experiment.recipe,
@@ -288,7 +296,7 @@ def intervene(
             experiment.measurer,
             experiment.folder,
             say,
-            on_done=log.arm_done,
+            on_done=on_done,
             progress=progress,
         )
         effects = effects_of(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from ilp_service.errors import SettingsError
 from ilp_service.intervention.arms import MEASURED, Arm, Cost
 from ilp_service.intervention.deciding import PLAN, Decision, spared_by
+from ilp_service.intervention.experiment import to_be_retried
 from ilp_service.intervention.experiment_log import arm_params, work_run
 from ilp_service.intervention.prescription_outcome import Outcome, outcome_of, outcome_text
 from ilp_service.stages import digest_of, stage
@@ -112,7 +113,8 @@ def carry_out(
 ) -> PrescriptionResult:
     """Train what was prescribed, measure it, and register it as a new version; no version is ever replaced.
 
-    A killed call goes on at the last finished step: decided, trained and measured, registered.
+    A killed call goes on at the last finished step: decided, trained and measured, registered. A training that ended
+    for want of memory is done again.
 
     Args:
         decision: From :func:`decide`.
@@ -133,6 +135,7 @@ def carry_out(
     name = f"prescribe {diagnosed.prepared.reference.resolved}"
     with work_run(tracking, name, KIND, diagnosed.run_id, decision.digest) as run:
         artifacts = _log_decision(decision, run)
+        retried = to_be_retried(place)
         with stage(place, decision.digest) as empty:
             if empty is not None:
                 say("training what was prescribed")
@@ -164,7 +167,7 @@ def carry_out(
         uri, why = _registered(decision, outcome, place / told["model"], run, artifacts)
         if uri:
             artifacts["model"] = uri
-        run.set_tags({"ilp.status": "done", "ilp.registered": why})
+        run.set_tags({"ilp.status": "done", "ilp.registered": why, **({"ilp.reason": ""} if retried else {})})
     return PrescriptionResult(
         decision, outcome, None, cost, model, uri, why, run.run_id, artifacts, tuple(told["notes"])
     )
@@ -175,6 +178,8 @@ def _fill(folder: Path, decision: Decision, progress: Progress | None) -> None:
     from ilp_service.training.sft import save_model
 
     recipe = decision.recipe
+    # Deciding has asked the base about samples at risk; it is not wanted beside the training.
+    decision.diagnosed.prepared.checkpoint.close()
     trained = train_changed(
         recipe,
         decision.prescription.change,

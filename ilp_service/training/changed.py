@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+NO_MEMORY = "had no memory left"
+"""Stands in what is told of a training that ended for want of memory: on another machine it may go to its end."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -109,7 +112,7 @@ def train_changed(
     except _DivergedError as stop:
         run.problem = str(stop)
     except torch.OutOfMemoryError as error:
-        run.problem = f"{device} had no memory left {run.place}: {str(error).splitlines()[0]}"
+        run.problem = f"{device} {NO_MEMORY} {run.place}: {str(error).splitlines()[0]}"
     finally:
         shutil.rmtree(folder / "loop", ignore_errors=True)
     peak = _peak_memory(device)

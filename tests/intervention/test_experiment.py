@@ -14,11 +14,11 @@ import torch
 
 from ilp_service.changes import Change
 from ilp_service.intervention.arms import MEASURED, Arm, ArmResult
-from ilp_service.intervention.experiment import Done, run_experiment
+from ilp_service.intervention.experiment import Done, lacked_memory, run_experiment
 from ilp_service.intervention.experiment_log import ExperimentLog
 from ilp_service.tracking.store import Tracking
 from ilp_service.tracking.stored_runs import children_by
-from ilp_service.training.changed import Trained
+from ilp_service.training.changed import NO_MEMORY, Trained
 
 if TYPE_CHECKING:
     from ilp_service.intervention.experiment import Train
@@ -140,6 +140,18 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(tmp_path: Path) -> No
     assert [one.status for one in run(tmp_path, Trainer())].count("diverged") == 1
 
 
+def test_an_arm_without_memory_left_is_told_and_trained_again_by_the_next_call(tmp_path: Path) -> None:
+    full = f"cuda {NO_MEMORY} at step 1 of fine-tuning: CUDA out of memory."
+    first = run(tmp_path, Trainer(diverging={1: full}))
+    assert [one.status for one in first].count("diverged") == 1
+    (place,) = (one.parent for one in tmp_path.glob("*/result.json") if lacked_memory(one.parent))
+    trainer = Trainer()
+    again = run(tmp_path, trainer)
+    assert trainer.calls == [(ARMS[1].change, 1)]
+    assert told(again) == told(run(tmp_path / "whole", Trainer()))
+    assert not lacked_memory(place)
+
+
 def test_two_arms_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected unique ones"):
         run(tmp_path, Trainer(), (ARMS[0], ARMS[0]))
@@ -196,3 +208,32 @@ def test_arms_are_logged_once_and_a_diverged_one_has_failed(workplace: Path) -> 
     assert runs["one"].data.metrics["ilp.recovery.insufficient_optimization"] == 1.0
     assert runs["one"].data.metrics["ilp.damage"] == 1.0
     assert client.get_run(killed).info.status == "FINISHED"
+
+
+def test_an_arm_that_was_trained_again_is_no_longer_logged_as_failed(workplace: Path) -> None:
+    original = pa.Table.from_pylist([{"sample_id": key, "unlearned": key != "c"} for key in IDS], schema=MEASURED)
+    tracking = Tracking()
+    with tracking.run("diagnosis") as diagnosis:
+        pass
+    client = tracking.client()
+
+    def status(trainer: Trainer) -> tuple[str, str]:
+        log = ExperimentLog.open(tracking, "all", diagnosis.run_id, original)
+        with log.experiment("intervene", {"seeds": [1]}) as run:
+            run_experiment(
+                RECIPE,
+                ARMS[1:2],
+                (1,),
+                Meter(),
+                workplace,
+                lambda _line: None,
+                on_done=log.arm_done,
+                train=cast("Train", trainer),
+            )
+        experiment = client.get_run(run.run_id).info.experiment_id
+        (arm,) = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+        return arm.info.status, arm.data.tags["ilp.reason"]
+
+    full = f"cuda {NO_MEMORY} at step 1 of fine-tuning."
+    assert status(Trainer(diverging={1: full})) == ("FAILED", full)
+    assert status(Trainer()) == ("FINISHED", "")

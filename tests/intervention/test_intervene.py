@@ -14,7 +14,11 @@ import pytest
 
 from ilp_service.cli import main
 from ilp_service.consulting.consultation import Consultation
+from ilp_service.intervention import intervene as command
+from ilp_service.intervention.experiment_log import ExperimentLog
+from ilp_service.intervention.intervene import InterventionRequest, design_experiment
 from ilp_service.intervention.tables import EFFECTS
+from ilp_service.tracking.store import Tracking
 from tests.intervention.conftest import Place
 
 Call = Callable[..., tuple[int, str, str]]
@@ -92,6 +96,32 @@ def test_remedies_are_tried_logged_below_the_diagnosis_and_done_once(
     assert code == 0
     assert remedy["arm"] in out
     assert "Report: " in out
+
+
+def test_no_model_is_open_beside_a_training(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = InterventionRequest(
+        place.run_id,
+        seeds=1,
+        overrides=(f"knowledge_sources.corpus={place.corpus}", "mitigations.general_share=0"),
+    )
+    experiment = design_experiment(request, Tracking(), lambda _line: None)
+    checkpoint = experiment.diagnosed.prepared.checkpoint
+    opened = []
+
+    def run(*_arguments: object, on_done: Callable[[Any], None], **_more: object) -> None:
+        opened.append(list(checkpoint._full))
+        with checkpoint.base():
+            pass
+        monkeypatch.setattr(ExperimentLog, "arm_done", lambda _self, _done: opened.append(list(checkpoint._full)))
+        on_done(None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_experiment", run)
+    with checkpoint.base():
+        assert checkpoint._full
+    with pytest.raises(KeyboardInterrupt):
+        command.intervene(experiment, Tracking(), lambda _line: None)
+    assert opened == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ilp_service.cli import main
 from ilp_service.consulting.consultation import Consultation
 from ilp_service.intervention import prescribing
 from ilp_service.intervention.arms import MEASURED
+from ilp_service.intervention.deciding import PrescriptionRequest, decide
 from ilp_service.intervention.export import copies_of
 from ilp_service.intervention.prescription_outcome import compare
 from ilp_service.samples.reading import read_samples
@@ -147,6 +148,35 @@ def test_a_diverged_training_is_told_and_registers_nothing(
     assert (found["status"], found["model_uri"], found["measured"]) == ("diverged", None, None)
     assert mlflow.MlflowClient().get_run(found["run_id"]).info.status == "FAILED"
     assert len(versions()) == before
+
+
+def test_a_training_without_memory_left_is_done_again_and_nothing_is_open_beside_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, effects: Path
+) -> None:
+    request = PrescriptionRequest(
+        place.run_id,
+        seed=7,
+        effects=effects,
+        register="never",
+        overrides=("mitigations.general_share=0",),
+    )
+    decision = decide(request, Tracking(), lambda _line: None)
+    checkpoint = decision.diagnosed.prepared.checkpoint
+    reasons = iter((f"cuda {changed.NO_MEMORY} at step 1 of fine-tuning.", "At step 2 the loss was nan."))
+
+    def train(*_arguments: object, **_more: object) -> changed.Trained:
+        assert not checkpoint._full
+        return changed.Trained(None, 10, 0, 1, 0.1, 1, next(reasons), ())
+
+    monkeypatch.setattr(changed, "train_changed", train)
+    with checkpoint.base():
+        pass
+    assert checkpoint._full
+    told = [prescribing.carry_out(decision, Tracking(), lambda _line: None).diverged for _ in range(3)]
+    assert [str(reason).partition(" at ")[0] for reason in told] == [
+        f"cuda {changed.NO_MEMORY}",
+        *["At step 2 the loss was nan."] * 2,
+    ]
 
 
 @pytest.mark.parametrize(
