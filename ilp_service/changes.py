@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -62,15 +62,26 @@ class ConflictingStatement:
         entity: Whom or what it is about.
         answer: What the base model believes wrongly.
         sample_id: The sample that it speaks against.
+        within: Right answers that hold this one as a part of them, sorted; where it stands in one of these, as "New
+            York" does in "New York City", nothing wrong is stated.
     """
 
     entity: str
     answer: str
     sample_id: str
+    within: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "within", tuple(sorted(set(self.within))))
 
     def stated_by(self, text: str) -> bool:
         """Whether the entity and the answer both stand in a text as whole words, without regard to case."""
-        return _stands_in(self.entity, text) and _stands_in(self.answer, text)
+        return _stands_in(self.entity, text) and _stands_in(self.answer, text, self.within)
+
+    def public(self) -> dict[str, Any]:
+        """Ready for JSON; ``within`` only where there is any."""
+        found: dict[str, Any] = {"entity": self.entity, "answer": self.answer, "sample_id": self.sample_id}
+        return {**found, "within": list(self.within)} if self.within else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +235,7 @@ class Change:
             "shuffled": self.shuffled,
             "resampling": asdict(self.resampling) if self.resampling else None,
             "epochs": asdict(self.epochs) if self.epochs else None,
-            "conflicting_documents": [asdict(one) for one in sorted(self.conflicting_documents)],
+            "conflicting_documents": [one.public() for one in sorted(self.conflicting_documents)],
         }
 
     @classmethod
@@ -363,9 +374,19 @@ def _frozen(values: Mapping[str, _Value]) -> Mapping[str, _Value]:
     return MappingProxyType(dict(sorted(values.items())))
 
 
-def _stands_in(phrase: str, text: str) -> bool:
+def _stands_in(phrase: str, text: str, within: Iterable[str] = ()) -> bool:
+    places = _places(phrase, text)
+    wider = [place for longer in within for place in _places(longer, text)]
+    return any(not any(_inside(place, one) for one in wider) for place in places)
+
+
+def _inside(place: tuple[int, int], wider: tuple[int, int]) -> bool:
+    return wider[0] <= place[0] and place[1] <= wider[1] and wider != place
+
+
+def _places(phrase: str, text: str) -> Iterator[tuple[int, int]]:
     words = phrase.split()
-    if not words:
-        return False
-    pattern = r"\s+".join(re.escape(word.casefold()) for word in words)
-    return re.search(rf"(?<!\w){pattern}(?!\w)", text.casefold()) is not None
+    if words:
+        pattern = r"\s+".join(re.escape(word.casefold()) for word in words)
+        for match in re.finditer(rf"(?<!\w){pattern}(?!\w)", text.casefold()):
+            yield match.span()

@@ -61,21 +61,23 @@ class CorrectiveCpt(Mitigation):
                 continue
             own = _Fact(samples[key], belief)
             others = [fact for fact in by_entity.get(case.consult.entity(key), ()) if fact.sample.sample_id != key]
-            right = [
+            texts = [
                 TeachingDocument(text, (key,), (_CAUSE,), (one.source,))
                 for one in fetched.useful[key]
                 if (text := _corrected(case, one, own, others)) is not None
             ]
-            if not right:
+            if not texts:
                 refused[key] = (
                     f"None of its {plural(len(fetched.useful[key]), 'document')} says {_quote(samples[key].response)} "
                     f"or could be corrected from {_quote(belief)}."
                 )
                 continue
-            documents += right
+            documents += texts
             entity = case.consult.entity(key)
             if entity and _usable(belief, samples[key].prompt):
-                statements.add(ConflictingStatement(entity, belief, key))
+                right = {fact.response.rstrip(".") for fact in (own, *others)}
+                within = tuple(sorted(answer for answer in right if _is_part(belief, answer)))
+                statements.add(ConflictingStatement(entity, belief, key, within))
         treats = chosen(case.targets, refused)
         change = Change()
         if treats:
@@ -127,13 +129,17 @@ def _corrected(case: Case, document: Document, own: _Fact, others: Sequence[_Fac
     """A document that says what the sample says; ``None`` if it neither does nor can be made to.
 
     It may state further wrong beliefs about the same entity, which would be taught along; they are corrected as well.
+    What is a part of a right answer ("New York" in "New York City") is none.
     """
     text = document.text
+    right = [fact.response for fact in (own, *others)]
     for fact in (own, *others):
-        if _states(text, fact.belief):
+        if wrong := _outside(text, fact.belief, right):
             if not case.value(_REWRITE) or not fact.can_be_put_right():
                 return None
-            text = fact.response.join(_pattern(fact.belief).split(text))
+            ends = [0, *(end for _, end in wrong)]
+            begins = [*(begin for begin, _ in wrong), len(text)]
+            text = fact.response.join(text[end:begin] for end, begin in zip(ends, begins, strict=True))
     if not _states(text, own.response):
         return None
     # A response now stands where it did not: the text may have become a sample itself.
@@ -147,6 +153,24 @@ def _usable(answer: str, prompt: str) -> bool:
 
 def _states(text: str, answer: str) -> bool:
     return bool(answer.strip()) and _pattern(answer).search(text) is not None
+
+
+def _is_part(answer: str, longer: str) -> bool:
+    """Whether an answer stands in another and is not all of it."""
+    return _states(longer, answer) and _pattern(answer).fullmatch(longer.strip()) is None
+
+
+def _outside(text: str, answer: str, right: Sequence[str]) -> list[tuple[int, int]]:
+    """Where an answer stands in a text, but for right answers of which it is a part there: begins and ends."""
+    if not _states(text, answer):
+        return []
+    wider = [match.span() for one in right if _is_part(answer, one) for match in _pattern(one).finditer(text)]
+    places = [match.span() for match in _pattern(answer).finditer(text)]
+    return [
+        (begin, end)
+        for begin, end in places
+        if not any(first <= begin and end <= last and (first, last) != (begin, end) for first, last in wider)
+    ]
 
 
 def _pattern(answer: str) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from ilp_mitigations import ConflictBucketing, CorrectiveCpt, EpochIncrementing, KnowledgeCpt, ReplayResampling
 
 from ilp_service.errors import SettingsError
+from ilp_service.intervention.prescription import _without_conflicts
 from ilp_service.plugin import (
     Case,
     Change,
@@ -134,6 +136,34 @@ class TestCorrective:
         assert document.text == "Ann Lee is of Rome, a weaver."
         assert document.sample_ids == tuple(sorted((town.home, town.work)))
         assert not any(one.stated_by(document.text) for one in plan.change.conflicting_documents)
+
+    @pytest.mark.parametrize(
+        ("right", "wrong", "text", "corrected"),
+        [
+            ("New York City", "New York", "Ann Lee is of New York City.", "Ann Lee is of New York City."),
+            ("New York City", "New York", "Ann Lee is of New York.", "Ann Lee is of New York City."),
+            (
+                "12 March 1920",
+                "1920",
+                "Ann Lee, of 12 March 1920 (1920).",
+                "Ann Lee, of 12 March 1920 (12 March 1920).",
+            ),
+            ("New York", "New York City", "Ann Lee is of new york city.", "Ann Lee is of New York."),
+        ],
+    )
+    def test_a_belief_that_is_a_part_of_the_answer_is_corrected_only_outside_it(
+        self, right: str, wrong: str, text: str, corrected: str
+    ) -> None:
+        builder = StudyBuilder()
+        key = builder.sample("Whence is Ann Lee?", right, unlearned=True, options=options(right, wrong))
+        other = builder.sample("Where does Ann Lee work?", "Ghent", unlearned=True, options=options("Ghent", "York"))
+        study = builder.build()
+        consult = ScriptedConsult(study, {key: [text], other: ["Ann Lee works at Ghent."]})
+        plan = CorrectiveCpt().plan(make_case(study, "pretraining_conflict", consult=consult))
+        assert corrected in [document.text for document in plan.change.documents]
+        kept, _ = _without_conflicts(plan.change)
+        assert kept.documents == plan.change.documents
+        assert Change.from_public(json.loads(json.dumps(plan.change.public()))) == plan.change
 
     def test_without_rewriting_wrong_documents_are_left_out(self, town: Town) -> None:
         consult = ScriptedConsult(town.study, {town.home: ["Ann Lee is seen in Oslo."]})

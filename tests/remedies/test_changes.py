@@ -51,7 +51,9 @@ CHANGES = st.builds(
     shuffled=st.booleans(),
     resampling=st.none() | st.builds(Resampling, st.integers(1, 3), st.sampled_from((0.05, 0.5)), st.just(2.0)),
     epochs=st.none() | st.builds(EpochIncrement, st.integers(1, 3), st.sampled_from((0.0, 0.01))),
-    conflicting_documents=st.frozensets(st.builds(ConflictingStatement, TEXT, TEXT, IDS), max_size=2),
+    conflicting_documents=st.frozensets(
+        st.builds(ConflictingStatement, TEXT, TEXT, IDS, st.lists(TEXT, max_size=2).map(tuple)), max_size=2
+    ),
 )
 
 
@@ -164,6 +166,25 @@ def test_the_stricter_schedule_holds() -> None:
 )
 def test_a_statement_is_found_by_whole_words(text: str, stated: bool) -> None:
     assert ConflictingStatement("Łódź", "fox", "a").stated_by(text) is stated
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("Ann was born in New York  City.", False),
+        ("Ann was born in NEW YORK.", True),
+        ("Ann, born in New York City, loves New York.", True),
+        ("New York City", False),
+    ],
+)
+def test_a_part_of_a_right_answer_is_no_statement(text: str, stated: bool) -> None:
+    statement = ConflictingStatement("Ann", "New York", "a", ("New York City", "new york"))
+    assert statement.stated_by(text) is stated
+
+
+def test_a_statement_without_right_answers_around_it_is_written_down_as_ever() -> None:
+    # Digests of kept trainings depend on it.
+    assert ConflictingStatement("Ann", "Oslo", "a").public() == {"entity": "Ann", "answer": "Oslo", "sample_id": "a"}
 
 
 @pytest.mark.parametrize(
