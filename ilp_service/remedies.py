@@ -214,7 +214,7 @@ class Case:
         """About how many tokens texts have, by what the tokenizer made of the samples."""
         rendered = self.study.rendering
         tokens = sum(rendered["prompt_tokens"].to_pylist()) + sum(rendered["response_tokens"].to_pylist())
-        characters = sum(len(sample.prompt) + len(sample.response) for sample in self.study.samples)
+        characters = sum(_characters(sample) for sample in self.study.samples)
         rate = characters / tokens if tokens and characters else _CHARACTERS_A_TOKEN
         return ceil(sum(map(len, texts)) / rate)
 
@@ -247,6 +247,13 @@ class Case:
             kept = (key for key in ids if key not in change.removed)
             more += change.epochs.most * sum(tokens[key] * change.exposures.get(key, 1.0) for key in kept)
         return ceil(round(more, 6))
+
+
+def _characters(sample: Sample) -> int:
+    """Of all that was rendered of a sample: system prompt and earlier turns have tokens as well."""
+    plain = sample.plain_prompt
+    asked = sum(len(message.content) for message in sample.context) if plain is None else len(plain)
+    return asked + len(sample.response)
 
 
 class Mitigation(ABC):

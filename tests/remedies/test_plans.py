@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from math import ceil
+from typing import Any, ClassVar
 
 import pytest
 
 from ilp_service.changes import Change, Correction, TeachingDocument
 from ilp_service.consulting.plans import plan_all, plan_one, targets_of
 from ilp_service.errors import EndpointError
-from ilp_service.plugin import Case, Mitigation, Plan, Price
+from ilp_service.plugin import Case, Message, Mitigation, Plan, Price
 from ilp_service.plugin_loading import load_plugins
 from ilp_service.settings import Settings, load_settings
-from ilp_service.testing import ScriptedConsult, check_mitigation, fake_study, make_case, ready_studies
+from ilp_service.testing import ScriptedConsult, StudyBuilder, check_mitigation, fake_study, make_case, ready_studies
 
 MITIGATIONS = load_plugins().mitigations
 
@@ -22,6 +23,23 @@ MITIGATIONS = load_plugins().mitigations
 @pytest.mark.parametrize("mitigation", MITIGATIONS, ids=lambda one: one.name)
 def test_every_built_in_mitigation_keeps_the_contract(mitigation: Mitigation) -> None:
     check_mitigation(mitigation)
+
+
+def test_documents_cost_what_the_samples_tell_whatever_stands_before_the_question() -> None:
+    """Sixteen characters in eight tokens, also where most of them are no question."""
+
+    def tokens(**more: Any) -> int:  # noqa: ANN401 (of the sample)
+        builder = StudyBuilder()
+        builder.sample("Who is Ann?", "A cat", rendering={"prompt_tokens": 6, "response_tokens": 2})
+        study = builder.build()
+        (sample,) = study.samples
+        return make_case(replace(study, samples=(replace(sample, **more),)), "x").text_tokens(["y" * 160, "z" * 160])
+
+    alone = Message("user", "Who is Ann?")
+    assert tokens() == tokens(context=(alone,)) == 160
+    longer = (Message("system", "x" * 200), Message("user", "And Bob?"), Message("assistant", "A dog..."), alone)
+    assert tokens(context=longer) == ceil(320 / (232 / 8))
+    assert tokens(plain_prompt="### Question: Who is Ann? ###") == ceil(320 / (34 / 8))
 
 
 @pytest.mark.parametrize(
