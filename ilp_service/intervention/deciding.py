@@ -184,16 +184,22 @@ def _at_risk(request: PrescriptionRequest, tracking: Tracking) -> float:
 def _effectiveness(
     request: PrescriptionRequest, diagnosed: Diagnosed, tracking: Tracking, say: Callable[[str], None]
 ) -> Effectiveness:
-    general = read_effectiveness(request.effects)
-    for run_id in child_runs(tracking, diagnosed.run_id, "intervention"):
+    """Cell by cell the newest of one's own measurements, else the general figure."""
+    found = read_effectiveness(request.effects)
+    used: list[str] = []
+    for run_id in reversed(child_runs(tracking, diagnosed.run_id, "intervention")):
         run = read_run(tracking, run_id)
         path = run_file(tracking, run, "interventions.json", diagnosed.settings.work_dir / "downloads")
         own = measured_effectiveness(json.loads(path.read_text(encoding="utf-8"))["effects"], f"run {run_id}")
         if own.provenance:
-            say(f"effects: measured on this checkpoint by run {run_id} where it measured enough")
-            return general.overridden(own)
-    say(f"effects: {request.effects or 'those that come with the project'}")
-    return general
+            used.insert(0, run_id)
+            found = found.overridden(own)
+    if used:
+        runs, measured = ("run", "it") if len(used) == 1 else ("runs", "each")
+        say(f"effects: measured on this checkpoint by {runs} {', '.join(used)} where {measured} measured enough")
+    else:
+        say(f"effects: {request.effects or 'those that come with the project'}")
+    return found
 
 
 def _kept(

@@ -147,7 +147,7 @@ def measured_effectiveness(effects: Mapping[str, Any], source: str) -> Effective
     """What ``ilp intervene`` measured on the same checkpoint, as far as it measured enough.
 
     A remedy with targets treats the samples of its own causes alone: what became of others says nothing of what it
-    would do for them, so that their cells are left as they are.
+    would do for them, so that their cells are left as they are. Damage counts where its interval excludes 0.
 
     Args:
         effects: ``Effects.public()`` of the experiment.
@@ -161,11 +161,20 @@ def measured_effectiveness(effects: Mapping[str, Any], source: str) -> Effective
             cells.setdefault(cell["arm"], {})[cell["cause"]] = Effect(value, min(low, value), max(high, value))
     damage = {}
     for arm in effects["arms"]:
-        lost, found = arm["damage"]["effect"], arm["damage"]
-        if arm["kind"] == "remedy" and "@" not in arm["arm"] and lost is not None and arm["treated"]:
-            share = max(float(lost), 0.0)
+        found = arm["damage"]
+        remedy = arm["kind"] == "remedy" and "@" not in arm["arm"] and arm["treated"]
+        if remedy and _proved(found):
+            share = max(float(found["effect"]), 0.0)
             damage[arm["arm"]] = Damage(share * found["samples"] / arm["treated"], share)
     return Effectiveness(cells, damage, 0.5, f"Measured on this checkpoint by {source}." if cells or damage else "")
+
+
+def _proved(estimate: Mapping[str, Any]) -> bool:
+    """Whether enough was measured, and the interval of the effect excludes 0."""
+    effect, low, high = (estimate[name] for name in ("effect", "low", "high"))
+    if effect is None or low is None or high is None or estimate["questions"] < ENOUGH:
+        return False
+    return bool(low > 0 or high < 0)
 
 
 def effectiveness_from(public: Mapping[str, Any]) -> Effectiveness:

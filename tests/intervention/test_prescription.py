@@ -9,24 +9,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from simulated_experiments import CAUSES as SIMULATED
-from simulated_experiments import experiment
 
 from ilp_service.attribution.attribute import attributions_schema
 from ilp_service.changes import Change
 from ilp_service.consulting.plans import breaches
-from ilp_service.errors import SettingsError
 from ilp_service.intervention.candidates import Counted
 from ilp_service.intervention.choosing import Budget, Cost
 from ilp_service.intervention.effectiveness import (
     Damage,
     Effect,
     Effectiveness,
-    effectiveness_from,
-    measured_effectiveness,
     read_effectiveness,
 )
-from ilp_service.intervention.effects import effects_of
 from ilp_service.intervention.prescribed import Prescription, prescription_text
 from ilp_service.intervention.prescription import prescribe
 from ilp_service.knowledge import Choice, Pair
@@ -424,54 +418,6 @@ def test_what_no_cause_was_found_for_is_treated_where_that_was_measured_to_help(
     found, _, _ = ward.prescribed(effects=EFFECTS.overridden(Effectiveness(measured, {})))
     assert found.treats == {"epoch_increment": (strange,)}
     assert "for unattributed (0.99)" in found.reasons[strange]
-
-
-def test_one_s_own_measurements_count_where_there_are_enough() -> None:
-    bounds = {"effect": 0.4, "low": 0.2, "high": 0.6}
-    cell = {"arm": "knowledge_cpt", "cause": BLIND, "own": True, **bounds, "questions": 20}
-    few = {**cell, "cause": CONFLICT, "questions": 5}
-    untreated = {**cell, "cause": CONFLICT, "own": False}
-    arm = {"arm": "knowledge_cpt", "kind": "remedy", "treated": 10, "damage": {"effect": 0.02, "samples": 100}}
-    cells = [cell, few, untreated, {**cell, "arm": "knowledge_cpt@x=1"}]
-    own = measured_effectiveness({"cells": cells, "arms": [arm]}, "run r")
-    assert own.effect("knowledge_cpt", CONFLICT, ()).value == 0.0
-    both = EFFECTS.overridden(own)
-    assert both.effect("knowledge_cpt", BLIND, ()).value == 0.4
-    assert both.effect("corrective_cpt", CONFLICT, ()) == EFFECTS.effect("corrective_cpt", CONFLICT, ())
-    assert both.lost("knowledge_cpt").lost_per_treated == pytest.approx(0.2)
-    assert both.provenance.startswith("Measured on this checkpoint by run r. Else: ")
-    assert effectiveness_from(both.public()) == both
-
-
-def test_what_an_experiment_wrote_down_is_taken_up() -> None:
-    shares = {f"mend {cause}": {cause: 0.85} for cause in SIMULATED} | {"again": dict.fromkeys(SIMULATED, 0.05)}
-    original, named, arms, results = experiment(shares, lost=0.04)
-    found = effects_of(original, named, arms, results, seed=0)
-    own = measured_effectiveness(json.loads(json.dumps(found.public())), "run r")
-    for cause in SIMULATED:
-        cell = found.cell(f"mend {cause}", cause)
-        assert cell is not None
-        assert own.effect(f"mend {cause}", cause, ()).value == pytest.approx(cell.recovery.effect)
-    assert set(own.damage) == {f"mend {cause}" for cause in SIMULATED}
-
-
-def test_a_broken_file_of_effects_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "effects.json"
-    for text in ("", "[]", '{"effects": {"a": {"b": [0.5, 0.6, 0.7]}}}', '{"effects": {"a": {"b": [1]}}}'):
-        path.write_text(text)
-        with pytest.raises(SettingsError, match="is no table of effects"):
-            read_effectiveness(path)
-
-
-def test_effects_on_own_causes_leave_out_what_a_remedy_does_for_others() -> None:
-    cells = {"ill": Effect(0.8, 0.7, 0.9), "tired": Effect(0.3, 0.2, 0.4), "unattributed": Effect(0.2, 0.1, 0.3)}
-    known = Effectiveness({"cure": cells}, {"cure": Damage(0.1)}, provenance="x")
-    own = known.on_own_causes({"cure": ("ill",)})
-    assert own.effect("cure", "ill", ("ill",)).value == 0.8
-    assert own.effect("cure", "tired", ("ill",)).value == 0.0
-    assert own.effect("cure", "unattributed", ("ill",)).value == 0.2
-    assert (own.damage, own.provenance) == (known.damage, "x")
-    assert own.effect("unknown", "ill", ("ill",)) == known.effect("unknown", "ill", ("ill",))
 
 
 def test_nothing_is_asked_for_beyond_the_budget_however_often_and_by_whom(ward: Ward) -> None:
