@@ -7,14 +7,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ilp_service.changes import Change
 from ilp_service.errors import SettingsError
 from ilp_service.intervention.export_config import training_notes
-from ilp_service.intervention.export_rows import Edit, Rows, edited, open_rows, write_new
+from ilp_service.intervention.export_rows import Edit, Rows, edited, write_new
+from ilp_service.intervention.export_sources import open_rows
 from ilp_service.samples.reading import DataSet
 from ilp_service.samples.sample import Sample
 from ilp_service.tables import atomic_path
@@ -150,7 +151,7 @@ def export(
         wanted = [path for name, path in beside.items() if change.documents or name != _DOCUMENTS]
         new = {path: stack.enter_context(atomic_path(path)) for path in (output, *wanted)}
         if form == "same":
-            rows.write(list(_written(order, rows, data.format)), new[output])
+            rows.write(list(_written(order, rows, data)), new[output])
         else:
             by_id = {sample.sample_id: sample for sample in data.samples}
             write_new(_converted(order, by_id, change, form, plain), new[output], output.suffix.lower())
@@ -262,17 +263,32 @@ def _apart(units: Sequence[Unit], change: Change) -> frozenset[tuple[str, str]]:
     )
 
 
-def _written(order: Sequence[Unit], rows: Rows, row_format: str) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Each row as it stands, or otherwise."""
+def _written(order: Sequence[Unit], rows: Rows, data: DataSet) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Each row as it stands, or the columns in which it is otherwise; further copies have ids of their own."""
     seen: Counter[int] = Counter()
+    taken = set(data.row_ids.values())
     for unit in order:
         number = seen[unit.line]
         seen[unit.line] += 1
-        edit = replace(unit.edit, copy=number)
-        if edit.is_empty or (unit.edit.is_empty and rows.columns(unit.line).get("id") is None):
+        if unit.edit.is_empty and not number:
             yield unit.line, None
-        else:
-            yield unit.line, edited(rows.columns(unit.line), row_format, edit)
+            continue
+        row = rows.columns(unit.line)
+        new = edited(row, data.format, unit.edit)
+        if number and isinstance(row.get("id"), str):
+            new["id"] = _copied_id(row["id"], number + 1, taken)
+        elif number and row.get("id") is not None:
+            new["id"] = rows.fresh_id()
+        changes = {name: value for name, value in new.items() if value is not row[name] and value != row[name]}
+        yield unit.line, changes or None
+
+
+def _copied_id(identity: str, number: int, taken: set[str]) -> str:
+    """The first of ``id#2``, ``id#3`` and so on that no row has, which is then taken."""
+    while f"{identity}#{number}" in taken:
+        number += 1
+    taken.add(f"{identity}#{number}")
+    return f"{identity}#{number}"
 
 
 def _converted(
