@@ -59,6 +59,7 @@ class Exported:
         rows: Rows of the data file.
         samples: Samples in it, repetitions counted.
         actions: How often each thing was done.
+        masked_rows: Rows with a turn that has weight 0 so that it is not learned, which many trainers do not read.
     """
 
     data: Path
@@ -68,6 +69,7 @@ class Exported:
     rows: int
     samples: int
     actions: Mapping[str, int]
+    masked_rows: int = 0
 
     def public(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -79,6 +81,7 @@ class Exported:
             "rows": self.rows,
             "samples": self.samples,
             "actions": dict(self.actions),
+            "masked_rows": self.masked_rows,
         }
 
 
@@ -145,7 +148,10 @@ def export(
     order = _ordered(units, change, step_rows, seed)
     entries = list(_ledger(data, change, counts, units, order, causes or {}, form, seed))
     chat = plain is None if form != "same" else any(sample.chat for sample in data.samples)
-    notes = training_notes(form, data.format, change, output.name, chat=chat, passes=passes, step_rows=step_rows)
+    masked = sum(bool(unit.edit.masked) for unit in order)
+    notes = training_notes(
+        form, data.format, change, output.name, chat=chat, passes=passes, step_rows=step_rows, masked_rows=masked
+    )
     with ExitStack() as stack:
         # What is entered last appears first: the data file is there when all is.
         wanted = [path for name, path in beside.items() if change.documents or name != _DOCUMENTS]
@@ -170,6 +176,7 @@ def export(
         len(order),
         sum(len(unit.teaches) for unit in order),
         dict(Counter(str(entry["action"]) for entry in entries)),
+        masked,
     )
 
 

@@ -50,6 +50,12 @@ def export(
 
     request = ExportRequest(run_id, output, prescription, cast("Form", form), seed, overwrite)
     done = export_prescription(request, Tracking(), lambda line: click.echo(line, err=True))
+    if done.masked_rows:
+        click.echo(
+            f"warning: {done.masked_rows} of {done.rows} rows have turns with weight 0, which are not to be learned; "
+            "for a trainer that does not read weights use --format trl, axolotl or llamafactory",
+            err=True,
+        )
     if as_json:
         click.echo(json.dumps(done.public()))
         return

@@ -10,7 +10,15 @@ from ilp_service.changes import Change
 
 
 def training_notes(
-    form: str, row_format: str, change: Change, name: str, *, chat: bool, passes: int | None, step_rows: int
+    form: str,
+    row_format: str,
+    change: Change,
+    name: str,
+    *,
+    chat: bool,
+    passes: int | None,
+    step_rows: int,
+    masked_rows: int = 0,
 ) -> str:
     """A page with the settings of each trainer that reads the file.
 
@@ -22,6 +30,7 @@ def training_notes(
         chat: Whether the rows are conversations.
         passes: Passes over the data in the diagnosed training.
         step_rows: Rows of an optimizer step.
+        masked_rows: Rows with a turn that has weight 0; the settings, with which it would be learned, are left out.
     """
     keeps_order = bool(change.apart)
     parts = [f"# Training on {name}", "", *_order(change, step_rows), ""]
@@ -34,6 +43,8 @@ def training_notes(
             f"{change.epochs.tolerance:g} nats a token.",
             "",
         ]
+    if masked_rows:
+        return "\n".join([*parts, *_masked(masked_rows), ""])
     epochs = passes or 3
     for trainer, snippet in _snippets(form, row_format, name, epochs, chat=chat, keeps_order=keeps_order):
         language = {"TRL": "python", "axolotl": "yaml"}.get(trainer, "yaml")
@@ -62,6 +73,16 @@ def _order(change: Change, step_rows: int) -> Iterator[str]:
             "Subsets whose accuracy falls are drawn more often in `ilp prescribe`; a data file cannot hold that, and "
             "it is not part of this one."
         )
+
+
+def _masked(rows: int) -> Iterator[str]:
+    yield (
+        f'**{rows} {"row has" if rows == 1 else "rows have"} turns that are not to be learned** (`"weight": 0`), '
+        "such as those that were judged wrong. TRL, axolotl and LLaMA-Factory do not read `weight` in rows of this "
+        "form and would train on them, so their settings are not given here. Export again with `--format trl`, "
+        "`--format axolotl` or `--format llamafactory`, which write one row a sample, or use a trainer that leaves "
+        "turns with weight 0 out of the loss, as `ilp train` does."
+    )
 
 
 def _documents(change: Change, stem: str) -> Iterator[str]:
