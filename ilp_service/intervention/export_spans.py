@@ -19,13 +19,13 @@ def respelled(text: str, old: object, new: object) -> str:
     Args:
         text: One JSON value, with white space around it or not.
         old: What the text says.
-        new: What it shall say; objects lose no name.
+        new: What it shall say.
     """
     if old == new:
         return text
     start = _skip(text, 0)
     edits: list[tuple[int, int, str]] = []
-    if isinstance(old, dict) and isinstance(new, dict):
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() <= new.keys():
         spans = members(text, start)
         end = max((stop for _, stop in spans.values()), default=start + 1)
         more = [f"{json_text(name)}: {json_text(value)}" for name, value in new.items() if name not in spans]

@@ -104,6 +104,16 @@ def test_a_masked_turn_is_all_that_changes_in_its_line(tmp_path: Path) -> None:
     assert done == path.read_bytes().decode().replace('"a\\u00e9" }', '"a\\u00e9", "weight": 0 }')
 
 
+def test_a_corrected_answer_takes_the_place_of_all_parts(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    parts = [{"type": "text", "text": "a", "kept": True}, {"type": "text", "text": "b"}]
+    rows = [[{"role": "user", "content": "u"}, {"role": "assistant", "content": said}] for said in (parts, ["a", "b"])]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    done = exported(path, Change(corrected={key: Correction("c", "Known.") for key in ids_of(path)}))
+    found = [json.loads(line)["messages"][1]["content"] for line in done.read_text().splitlines()]
+    assert found == [[{"type": "text", "text": "c"}], ["c"]]
+
+
 def test_a_turn_of_several_as_a_row_of_its_own_ends_there(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"messages": dialogue(t=float("nan"))}) + "\n")
@@ -291,6 +301,7 @@ def test_probes_that_may_not_be_null_are_emptied_with_their_turn(tmp_path: Path)
         ("[1, 2]", [], "[]"),
         ("[1]", [1, 2], "[1, 2]"),
         (r'{"\u0061":"x","c":"\ud83d"}', {"a": "é", "c": "\ud83d"}, r'{"\u0061":"é","c":"\ud83d"}'),
+        ('{"a":{"b":1,"c":2},"d":1.0}', {"a": {"c": 2}, "d": 1}, '{"a":{"c": 2},"d":1.0}'),
         ('"x"', "\ud83d", r'"\ud83d"'),
         ('{"a":{"b":null,"c":NaN}}', {"a": {"b": {"d": True}, "c": None}}, '{"a":{"b":{"d": true},"c":NaN}}'),
     ],
