@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from ilp_service.samples.rendering import Renderer, renderable
 from ilp_service.settings import DataSettings, Settings
 from ilp_service.stages import digest_of
 from ilp_service.tracking.store import Tracking
-from ilp_service.training.adapters import LoraOptions
+from ilp_service.training.adapters import LoraOptions, SavedLoraOptions, saved_lora
 from ilp_service.training.course import Course
 from ilp_service.training.loop import LoopOptions
 from ilp_service.training.recipe import ContinuedOptions, Recipe
@@ -239,32 +238,22 @@ def _lora(
     said = f"--{method}" if method else known.said_by("method") or f"the checkpoint is {_KINDS[reference.kind]}"
     if wanted == "full":
         return None, f"all of them, {said}"
-    given: dict[str, Any] = {}
+    own = known.part("lora")
+    shape = LoraOptions()
     if reference.kind == "adapter":
-        given = _shape(reference.model_dir)
-    given |= known.part("lora")
-    options = LoraOptions(**given)
-    return options, f"an adapter of rank {options.rank} on {', '.join(options.targets)}, {said}"
+        try:
+            shape = saved_lora(reference.model_dir)
+        except SettingsError:
+            # Somebody wants a plain adapter in place of one that is not trained here.
+            if known.values.get("method") != "lora" or "rank" not in own:
+                raise
+    options = replace(shape, **own)
+    targets = ", ".join(options.targets)
+    more = f", with {', '.join(options.more)}" if isinstance(options, SavedLoraOptions) else ""
+    return options, f"an adapter of rank {options.rank} on {targets}{more}, {said}"
 
 
 _KINDS = {"adapter": "an adapter", "full": "a full model"}
-
-
-def _shape(folder: Path) -> dict[str, Any]:
-    """Shape of a saved LoRA adapter."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    kind, targets = str(config.get("peft_type", "LORA")).upper(), config.get("target_modules")
-    if kind != "LORA":
-        raise SettingsError(
-            f"The checkpoint in {folder} is an adapter of type {kind}, which is not trained here; train a LoRA adapter "
-            "with method: lora and lora.rank in a file given with --recipe, or all weights with --full."
-        )
-    return {
-        "rank": int(config["r"]),
-        "alpha": float(config["lora_alpha"]),
-        "dropout": float(config.get("lora_dropout") or 0.0),
-        "targets": (targets,) if isinstance(targets, str) else tuple(sorted(targets or ("all-linear",))),
-    }
 
 
 def _data_settings(known: KnownTraining, diagnosed: Diagnosed) -> DataSettings:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import peft
 import pyarrow as pa
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from ilp_service.changes import Change
 from ilp_service.errors import SettingsError
@@ -18,7 +21,9 @@ from ilp_service.intervention.recipes import Schedule, course_tokens, recipe_of
 from ilp_service.intervention.reopening import Diagnosed, reopen
 from ilp_service.tables import TRAJECTORY
 from ilp_service.tracking.store import Tracking
+from ilp_service.training.adapters import LoraOptions
 from ilp_service.training.changed import train_changed
+from ilp_service.training.sft import save_model
 from tests.intervention.conftest import LOOP, Place
 
 
@@ -83,6 +88,46 @@ def test_what_matters_and_nobody_knows_is_asked_for(diagnosed: Diagnosed, tmp_pa
     assert recipe.lora.rank == 2
     assert Counter(recipe.course(0).exposures.values()) == {2: len(recipe.samples)}
     assert f"--recipe {file}" in dict(recipe.where)["optimizer"]
+
+
+def with_adapter(diagnosed: Diagnosed, base: Path, folder: Path, **options: Any) -> Diagnosed:  # noqa: ANN401 (PEFT's)
+    """The same diagnosis of somebody's adapter, about whose training the training record tells."""
+    config = peft.LoraConfig(**{"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **options})
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
+    reference = replace(diagnosed.prepared.reference, run_id=None, kind="adapter", model_dir=folder)
+    facts = {**diagnosed.prepared.facts, "model_digest": "another"}
+    return replace(diagnosed, prepared=replace(diagnosed.prepared, reference=reference, facts=facts))
+
+
+def test_an_adapter_is_trained_again_in_the_shape_in_which_it_was_saved(
+    diagnosed: Diagnosed, place: Place, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    plain = recipe_of(with_adapter(diagnosed, place.base, folder), Tracking())
+    own = recipe_of(
+        with_adapter(diagnosed, place.base, folder, use_rslora=True, modules_to_save=["lm_head"]), Tracking()
+    )
+    assert own.digest != plain.digest
+    assert "of rank 2 on q_proj, with modules_to_save, use_rslora, " in dict(own.where)["weights"]
+    again = train_changed(own, Change(), seed=0, folder=tmp_path / "again")
+    assert again.model is not None
+    assert again.diverged is None
+    save_model(again.model, own.tokenizer, tmp_path / "trained")
+    (weights,) = (tmp_path / "trained").glob("*.safetensors")
+    assert {name.split(".")[-2] for name in load_file(weights)} == {"lora_A", "lora_B", "lm_head"}
+    measured, _ = Measurer(diagnosed)(again.model)
+    assert measured.num_rows == len(own.samples)
+
+
+def test_a_plain_adapter_may_stand_in_for_one_that_is_not_trained_here(
+    diagnosed: Diagnosed, place: Place, tmp_path: Path
+) -> None:
+    stranger = with_adapter(diagnosed, place.base, tmp_path / "adapter", init_lora_weights="pissa")
+    with pytest.raises(SettingsError, match=r"init_lora_weights = 'pissa', which is not trained here; .*--recipe"):
+        recipe_of(stranger, Tracking())
+    file = tmp_path / "recipe.yaml"
+    file.write_text("method: lora\nlora.rank: 3\n")
+    assert recipe_of(stranger, Tracking(), file=file).lora == LoraOptions(rank=3)
 
 
 @pytest.mark.parametrize(
