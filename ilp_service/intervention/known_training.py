@@ -19,6 +19,7 @@ from ilp_service.tracking.store import Tracking
 from ilp_service.tracking.stored_runs import read_run, run_file
 from ilp_service.training.adapters import LoraOptions
 from ilp_service.training.loop import LoopOptions
+from ilp_service.training.trajectory import SEVERAL_DEVICES
 
 if TYPE_CHECKING:
     from ilp_service.intervention.reopening import Diagnosed
@@ -158,6 +159,15 @@ def _number(text: str) -> float | str:
 
 def _of_facts(facts: Mapping[str, object]) -> dict[str, Any]:
     found = {name: facts[fact] for fact, name in _FACTS.items() if facts.get(fact) is not None}
+    devices = facts.get("devices")
+    if devices is None and facts.get("exposures_unknown_because") == SEVERAL_DEVICES:
+        # An older record: it has the rows of one device, and not how many there were.
+        found.pop("loop.batch_size", None)
+    if isinstance(devices, int) and devices > 1 and isinstance(rows := found.get("loop.batch_size"), int):
+        # As many rows a step, and no more of them in memory at once than one device held.
+        found["loop.batch_size"] = rows // devices
+        accumulation = found.get("loop.accumulation")
+        found["loop.accumulation"] = (accumulation if isinstance(accumulation, int) else 1) * devices
     decay = _DECAYS.get(str(found.get("loop.decay")), found.get("loop.decay"))
     if decay in get_args(_HINTS["loop.decay"]):
         return {**found, "loop.decay": decay}

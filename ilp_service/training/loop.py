@@ -190,7 +190,7 @@ def _arguments(options: LoopOptions, output_dir: Path, batches: int) -> Training
     """Trainer settings without reports, progress bars, evaluation or saves that nobody asked for."""
     decay = "constant_with_warmup" if options.decay == "constant" and options.warmup > 0 else options.decay
     steps = -(-batches // options.accumulation)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=1,  # the whole schedule is one pass over its batches
         per_device_train_batch_size=options.batch_size,
@@ -214,6 +214,10 @@ def _arguments(options: LoopOptions, output_dir: Path, batches: int) -> Training
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    # The Trainer would put as many rows on every GPU in sight, and there is no option against it.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 class _Rows(Dataset[tuple[int, TrainingRow]]):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrajectoryCallback", "add_facts", "read_trajectory", "trajectory_facts", "write_trajectory"]
 
+SEVERAL_DEVICES = "training ran on several devices, each of which sees only a part of the batches"
+"""What a record says where its batches could not be counted for that."""
 _COUNTS = "ilp_exposures.json"
 # Small batches stay in a processor's cache; an accelerator wants large ones.
 _CPU_TOKENS = 2048
@@ -51,7 +53,9 @@ class _Recording:
     measured: list[int]
     meter: SampleMeter
     counter: ExposureCounter
-    hook: torch.utils.hooks.RemovableHandle
+    hook: torch.utils.hooks.RemovableHandle | None
+    # Why the batches cannot be looked at, as long as nobody has told them.
+    blind: str | None
     steps: frozenset[int]
     facts: dict[str, object]
     tables: list[pa.Table]
@@ -121,7 +125,8 @@ class TrajectoryCallback(TrainerCallback):
         """Count the rows of a batch whose samples are known, as in :func:`ilp_service.training.loop.fine_tune`."""
         if self._recording is not None:
             # Told exactly, it need not look.
-            self._recording.hook.remove()
+            _stop_looking(self._recording)
+            self._recording.blind = None
             self._recording.counter.observe_rows(rows)
 
     def on_train_begin(
@@ -146,7 +151,7 @@ class TrajectoryCallback(TrainerCallback):
         started = time.perf_counter()
         if self._recording is not None:
             # The Trainer begins anew, with a smaller batch for instance.
-            self._recording.hook.remove()
+            _stop_looking(self._recording)
         self._recording = self._start(args, state, kwargs)
         self.seconds += time.perf_counter() - started
         if state.global_step == 0:
@@ -162,6 +167,8 @@ class TrajectoryCallback(TrainerCallback):
         **kwargs: object,  # noqa: ARG002
     ) -> None:
         """Measure, if this step is one of the chosen."""
+        if self._recording is not None and self._recording.blind is not None:
+            self._recording.counter.reason = self._recording.blind
         if self._recording is not None and state.global_step in self._recording.steps:
             self._measure(state, self._recording)
 
@@ -189,7 +196,7 @@ class TrajectoryCallback(TrainerCallback):
         recording = self._recording
         if recording is None:
             return
-        recording.hook.remove()
+        _stop_looking(recording)
         scheduler = kwargs.get("lr_scheduler")
         recording.facts["finished"] = state.global_step >= state.max_steps
         recording.facts["learning_rate_end"] = None if scheduler is None else float(scheduler.get_last_lr()[0])
@@ -211,10 +218,12 @@ class TrajectoryCallback(TrainerCallback):
         measured = _chosen(ids, self._max_samples)
         matcher = RowMatcher(samples, [(found.prompt_ids, found.response_ids) for found in rendered], tokenizer)
         counter = ExposureCounter(ids, matcher, tokenizer.pad_token_id)
-        if args.world_size > 1 or args.n_gpu > 1:
-            counter.reason = "training ran on several devices, each of which sees only a part of the batches"
+        devices = args.world_size * max(1, args.n_gpu)
+        blind = None
+        if devices > 1:
+            blind = SEVERAL_DEVICES
         elif args.torch_compile:
-            counter.reason = "the model was compiled, so that its batches cannot be looked at"
+            blind = "the model was compiled, so that its batches cannot be looked at"
         model = given["model"]
         meter = SampleMeter(
             model,
@@ -235,7 +244,8 @@ class TrajectoryCallback(TrainerCallback):
             "total_steps": state.max_steps,
             "steps": sorted(steps),
             "epochs": args.num_train_epochs if self._passes is None else self._passes,
-            "batch_size": args.per_device_train_batch_size,
+            "batch_size": args.per_device_train_batch_size * devices,
+            "devices": devices,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "learning_rate": args.learning_rate,
             "learning_rate_schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
@@ -243,7 +253,8 @@ class TrajectoryCallback(TrainerCallback):
             "base_model": str(getattr(getattr(model, "config", None), "_name_or_path", "") or "") or None,
             "finished": False,
         }
-        return _Recording(samples, measured, meter, counter, counter.watch(model), steps, facts, [], -1)
+        hook = counter.watch(model) if blind is None else None
+        return _Recording(samples, measured, meter, counter, hook, blind, steps, facts, [], -1)
 
     def _find_tokenizer(self, given: Mapping[str, Any]) -> PreTrainedTokenizerBase:
         found = self._tokenizer or given.get("processing_class") or given.get("tokenizer")
@@ -345,6 +356,11 @@ class TrajectoryCallback(TrainerCallback):
                 IlpWarning,
                 stacklevel=2,
             )
+
+
+def _stop_looking(recording: _Recording) -> None:
+    if recording.hook is not None:
+        recording.hook.remove()
 
 
 def _chosen(ids: Sequence[str], limit: int | None) -> list[int]:

@@ -24,6 +24,7 @@ from ilp_service.tracking.store import Tracking
 from ilp_service.training.adapters import LoraOptions
 from ilp_service.training.changed import train_changed
 from ilp_service.training.sft import save_model
+from ilp_service.training.trajectory import SEVERAL_DEVICES
 from tests.intervention.conftest import LOOP, Place
 
 
@@ -88,6 +89,26 @@ def test_what_matters_and_nobody_knows_is_asked_for(diagnosed: Diagnosed, tmp_pa
     assert recipe.lora.rank == 2
     assert Counter(recipe.course(0).exposures.values()) == {2: len(recipe.samples)}
     assert f"--recipe {file}" in dict(recipe.where)["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("more", "batch_size", "accumulation"),
+    [
+        ({}, 32, 2),
+        ({"devices": 1}, 32, 2),
+        ({"devices": 8}, 4, 16),
+        # Written before the number of devices was.
+        ({"exposures_unknown_because": SEVERAL_DEVICES}, None, 2),
+    ],
+)
+def test_a_training_on_several_devices_is_done_again_with_as_many_rows_a_step(
+    diagnosed: Diagnosed, more: dict[str, object], batch_size: int | None, accumulation: int
+) -> None:
+    facts = {"batch_size": 32, "gradient_accumulation_steps": 2, **more}
+    reference = replace(diagnosed.prepared.reference, run_id=None)
+    prepared = replace(diagnosed.prepared, reference=reference, trajectory_path=None, facts=facts)
+    known = known_training(replace(diagnosed, prepared=prepared), Tracking()).part("loop")
+    assert (known.get("batch_size"), known["accumulation"]) == (batch_size, accumulation)
 
 
 def with_adapter(diagnosed: Diagnosed, base: Path, folder: Path, **options: Any) -> Diagnosed:  # noqa: ANN401 (PEFT's)

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ilp_service.training import loop
 from ilp_service.training.loop import LoopOptions, fine_tune
 from ilp_service.training.rows import ResponseCollator, TrainingRow
 from ilp_service.training.schedule import micro_batches, shuffled
@@ -144,6 +146,23 @@ def test_impossible_schedules_are_refused(tmp_path: Path, schedule: list[list[in
     _, _, rows = read(questions(tmp_path / "d.jsonl"))
     with pytest.raises(ValueError, match=message):
         fine_tune(small_model(), rows, schedule, OPTIONS, output_dir=tmp_path / "o")
+
+
+class TwoGpus(TrainingArguments):
+    """As they are on a host with two GPUs."""
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        self._n_gpu = 2
+        self.distributed_state = None
+        return torch.device("cpu")
+
+
+def test_one_of_several_gpus_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert TwoGpus(output_dir=str(tmp_path)).n_gpu == 2
+    monkeypatch.setattr(loop, "TrainingArguments", TwoGpus)
+    arguments = loop._arguments(OPTIONS, tmp_path, 3)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, OPTIONS.batch_size)
 
 
 class Planner(TrainerCallback):

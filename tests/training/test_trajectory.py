@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,38 @@ def test_what_cannot_be_recorded_is_said_before_training(tmp_path: Path) -> None
     trainer = stock_trainer(tmp_path / "out", data, [TrajectoryCallback(tmp_path / "t.parquet", [])])
     with pytest.raises(AllRowsRefusedError, match="can be rendered"):
         trainer.train()
+
+
+class EightDevices(TrainingArguments):
+    """Of a process that trains together with seven others."""
+
+    @property
+    def world_size(self) -> int:
+        return 8
+
+
+class OneOfEight(TrajectoryCallback):
+    """Records with the arguments that it would have there; the training is none of the wiser."""
+
+    def on_train_begin(self, args: TrainingArguments, *others: Any, **given: Any) -> None:  # noqa: ANN401
+        theirs = copy(args)
+        theirs.__class__ = EightDevices
+        super().on_train_begin(theirs, *others, **given)
+
+
+def test_rows_of_all_devices_are_told_and_exposures_are_not_guessed(tmp_path: Path) -> None:
+    data, path = questions(tmp_path / "d.jsonl"), tmp_path / "t.parquet"
+    with pytest.warns(IlpWarning, match="training ran on several devices"):
+        stock_trainer(tmp_path / "out", data, [OneOfEight(path, data, points=2)], max_steps=2).train()
+    facts = trajectory_facts(path)
+    assert (facts["batch_size"], facts["devices"], facts["gradient_accumulation_steps"]) == (32, 8, 1)
+    assert pq.read_table(path)["exposures"].to_pylist() == [0] * 12 + [None] * 12
+
+
+def test_rows_that_are_told_count_on_several_devices_as_well(tmp_path: Path) -> None:
+    data, _, rows = read(questions(tmp_path / "d.jsonl"))
+    path = tmp_path / "t.parquet"
+    recorder = OneOfEight(path, data, points=2, tokenizer=TOKENIZER)
+    fine_tune(small_model(), rows, shuffled(12, 2, 0), OPTIONS, output_dir=tmp_path, callbacks=[recorder])
+    assert trajectory_facts(path)["exposures_unknown_because"] is None
+    assert pq.read_table(path)["exposures"].to_pylist() == [0] * 12 + [2] * 12
