@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeGuard, get_args, get_type_hints
 
 import pyarrow as pa
 import yaml
+from pydantic import ValidationError
 
 from ilp_service.errors import IlpError, SettingsError
 from ilp_service.settings import DataSettings
@@ -44,6 +45,21 @@ _HINTS = {
 _OWN = ("order", "shuffle_inside", "epochs", "method", "limit")
 NAMES = (*_OWN, *_HINTS, *(f"data.{name}" for name in DataSettings.model_fields))
 """Everything that a training can be known by; the names of the parameters that ``ilp train`` logs."""
+_ABOVE, _HUGE = 5e-324, 1e300
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "epochs": (_ABOVE, None),
+    "limit": (1, None),
+    "loop.learning_rate": (_ABOVE, None),
+    "loop.warmup": (0, 1),
+    "loop.batch_size": (1, None),
+    "loop.accumulation": (1, None),
+    "loop.save_every": (1, None),
+    "loop.seed": (0, 2**32 - 1),
+    "lora.rank": (1, None),
+    "lora.alpha": (_ABOVE, None),
+    "lora.dropout": (0, 1),
+}
+"""Smallest and largest value of numbers; of the others 0 and none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +141,50 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any, path: Path) -> Any:  # noqa: ANN401
-    """A value of the type that the training takes."""
+    """A value of the type and in the range that the training takes."""
+    if name.startswith("data."):
+        return _of_data(name, value, path)
     if name == "lora.targets":
-        return (value,) if isinstance(value, str) else tuple(value)
-    hint = _HINTS.get(name)
-    choices = ORDERS if name == "order" else ("lora", "full") if name == "method" else get_args(hint)
-    if name == "epochs":
-        fits = isinstance(value, int | float) and value > 0
-        expected = "a number above 0"
-    elif choices and all(isinstance(choice, str) for choice in choices):
-        fits, expected = value in choices, f"one of {', '.join(choices)}"
-    elif hint is float:
-        # YAML reads 1e-5, without a point, as text.
-        if isinstance(value, str):
-            value = _number(value)
-        fits, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-        value = float(value) if fits else value
-    elif hint in (int, bool):
-        fits, expected = type(value) is hint, "a whole number" if hint is int else "true or false"
+        names = [value] if isinstance(value, str) else value
+        fits = isinstance(names, list) and bool(names) and all(isinstance(one, str) and one for one in names)
+        value, expected = tuple(names) if fits else value, "a name of layers, or a list of them"
     else:
-        return value
+        value, fits, expected = _fitting(name, value)
     if not fits:
         raise SettingsError(f"The recipe {path} has {name} = {value!r}; expected {expected}.")
+    return value
+
+
+def _fitting(name: str, value: Any) -> tuple[Any, bool, str]:  # noqa: ANN401
+    """The value as it is taken, whether it can be, and what is expected."""
+    hint = int if name == "limit" else bool if name == "shuffle_inside" else _HINTS.get(name, float)
+    choices = ORDERS if name == "order" else ("lora", "full") if name == "method" else get_args(hint)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return value, value in choices, f"one of {', '.join(choices)}"
+    if value is None and (name == "limit" or type(None) in choices):
+        return value, True, ""
+    if hint is bool:
+        return value, isinstance(value, bool), "true or false"
+    low, high = _RANGES.get(name, (0, None))
+    numbers = f"from {low} to {high}" if high is not None else "above 0" if low == _ABOVE else f"of at least {low}"
+    if hint is not float:
+        fits = type(value) is int and low <= value <= (_HUGE if high is None else high)
+        return value, fits, f"a whole number {numbers}"
+    # YAML reads 1e-5, without a point, as text.
+    number = _number(value) if isinstance(value, str) else value
+    fits = (
+        isinstance(number, int | float)
+        and not isinstance(number, bool)
+        and low <= number <= (_HUGE if high is None else high)
+    )
+    return float(number) if fits else value, fits, f"a number {numbers}"
+
+
+def _of_data(name: str, value: Any, path: Path) -> Any:  # noqa: ANN401
+    try:
+        DataSettings(**{name.removeprefix("data."): value})
+    except ValidationError as error:
+        raise SettingsError(f"The recipe {path} has {name} = {value!r}: {error.errors()[0]['msg']}.") from error
     return value
 
 
@@ -198,9 +236,12 @@ def _train_record(diagnosed: Diagnosed, tracking: Tracking) -> tuple[Mapping[str
         if run.tags.get("ilp.kind") == "train":
             try:
                 path = run_file(tracking, run, "train.json", diagnosed.settings.work_dir / "downloads")
-                return json.loads(path.read_text(encoding="utf-8")), f"the run {run.run_id} of ilp train"
+                record = json.loads(path.read_text(encoding="utf-8"))
+                if _is_record(record):
+                    return record, f"the run {run.run_id} of ilp train"
             except (IlpError, OSError, ValueError):
-                return _of_params(run.params), f"the parameters of the run {run.run_id} of ilp train"
+                pass
+            return _of_params(run.params), f"the parameters of the run {run.run_id} of ilp train"
     folders = [reference.model_dir.parent]
     # A record beside the trajectory is of the same training only where both are of this very model.
     if prepared.trajectory_path is not None and prepared.facts.get("model_digest") == reference.digest:
@@ -210,9 +251,26 @@ def _train_record(diagnosed: Diagnosed, tracking: Tracking) -> tuple[Mapping[str
             record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
+        # Data may have that name as well.
+        if not _is_record(record):
+            continue
         if Path(record["result"]["model"]).absolute() == reference.model_dir.absolute() or folder != folders[0]:
             return record, str(folder / "train.json")
     return {}, ""
+
+
+def _is_record(found: object) -> TypeGuard[dict[str, Any]]:
+    """Whether this is what ``ilp train`` writes."""
+    if not isinstance(found, dict):
+        return False
+    request, result = found.get("request"), found.get("result")
+    return (
+        isinstance(request, dict)
+        and isinstance(request.get("loop"), dict)
+        and isinstance(request.get("data_settings", {}), dict)
+        and isinstance(result, dict)
+        and isinstance(result.get("model"), str)
+    )
 
 
 def _of_params(params: Mapping[str, str]) -> dict[str, Any]:

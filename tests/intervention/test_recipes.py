@@ -158,6 +158,19 @@ def test_a_plain_adapter_may_stand_in_for_one_that_is_not_trained_here(
         ("epochs: none", "epochs = 'none'; expected a number above 0"),
         ("order: random", "order = 'random'; expected one of shuffled, sequential, file"),
         ("loop.batch_size: 2.5", "loop.batch_size = 2.5; expected a whole number"),
+        ("epochs: .inf", "epochs = inf; expected a number above 0"),
+        ("epochs: true", "epochs = True; expected a number above 0"),
+        ("limit: 0", "limit = 0; expected a whole number of at least 1"),
+        ("shuffle_inside: 1", "shuffle_inside = 1; expected true or false"),
+        ("loop: {batch_size: 0}", "loop.batch_size = 0; expected a whole number of at least 1"),
+        ("loop: {learning_rate: .nan}", "loop.learning_rate = nan; expected a number above 0"),
+        ("loop: {warmup: 3}", "loop.warmup = 3; expected a number from 0 to 1"),
+        ("loop: {seed: -1}", "loop.seed = -1; expected a whole number from 0 to 4294967295"),
+        ("lora: {targets: }", "lora.targets = None; expected a name of layers, or a list of them"),
+        ("lora: {targets: [1]}", r"lora.targets = \[1\]; expected a name"),
+        ("lora: {rank: 0}", "lora.rank = 0; expected a whole number of at least 1"),
+        ("data: {max_length: long}", "data.max_length = 'long': Input should be a valid integer"),
+        ("data: {max_length: 1}", "data.max_length = 1: Input should be greater"),
         ("- 1", "holds list; expected names with values"),
     ],
 )
@@ -166,6 +179,43 @@ def test_a_recipe_file_that_makes_no_sense_is_refused(tmp_path: Path, text: str,
     file.write_text(text)
     with pytest.raises(SettingsError, match=said):
         read_recipe(file)
+
+
+def test_a_recipe_file_may_leave_numbers_unset_and_write_them_in_any_way(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "epochs: 1.5\nlimit:\nloop: {save_every: , learning_rate: 1e-5, decay: cosine}\n"
+        "data: {max_length: 9, append_eos: false}\nlora: {targets: q_proj}\n"
+    )
+    assert read_recipe(file) == {
+        "epochs": 1.5,
+        "limit": None,
+        "loop.save_every": None,
+        "loop.learning_rate": 1e-5,
+        "loop.decay": "cosine",
+        "data.max_length": 9,
+        "data.append_eos": False,
+        "lora.targets": ("q_proj",),
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"prompt": "a", "response": "b"}]',
+        '{"data": [{"prompt": "a", "response": "b"}]}',
+        '{"request": 1, "result": {"model": "x"}}',
+        '{"request": {"loop": {}, "data_settings": []}, "result": {"model": "x"}}',
+        "no json",
+    ],
+)
+def test_data_that_is_called_train_json_is_no_record_of_the_training(
+    diagnosed: Diagnosed, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "train.json").write_text(text)
+    reference = replace(diagnosed.prepared.reference, run_id=None, model_dir=tmp_path / "model")
+    prepared = replace(diagnosed.prepared, reference=reference, facts={"seed": 3}, trajectory_path=None)
+    assert known_training(replace(diagnosed, prepared=prepared), Tracking()).values == {"loop.seed": 3}
 
 
 @pytest.mark.parametrize("order", ["shuffled", "sequential", "file"])
