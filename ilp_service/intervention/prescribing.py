@@ -133,7 +133,9 @@ def carry_out(
     place = decision.folder / f"model-{decision.digest[:12]}"
     _check_output(decision, place)
     name = f"prescribe {diagnosed.prepared.reference.resolved}"
-    with work_run(tracking, name, KIND, diagnosed.run_id, decision.digest) as run:
+    # Under another budget the same may be prescribed: that is a run of its own, with its own prescription.json.
+    work = digest_of(decision.digest, decision.prescription.budget.public())
+    with work_run(tracking, name, KIND, diagnosed.run_id, work) as run:
         artifacts = _log_decision(decision, run)
         retried = to_be_retried(place)
         with stage(place, decision.digest) as empty:

@@ -179,6 +179,23 @@ def test_a_training_without_memory_left_is_done_again_and_nothing_is_open_beside
     ]
 
 
+def test_the_same_under_another_budget_is_a_run_of_its_own(
+    place: Place, ilp: Call, effects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = changed.Trained(None, 10, 0, 1, 0.1, 1, "At step 1 the loss was not finite.", ())
+    monkeypatch.setattr(changed, "train_changed", lambda *_arguments, **_more: trained)
+    runs = []
+    for budget in (10**9, 10**10, 10**9):
+        code, out, err = ilp("prescribe", *common(place, effects), "--seed", 7, "--budget-tokens", budget, "--json")
+        assert code == 0, err
+        runs.append(mlflow.MlflowClient().get_run(json.loads(out)["run_id"]))
+    assert runs[0].info.run_id == runs[2].info.run_id != runs[1].info.run_id
+    assert [float(run.data.params["budget.tokens"]) for run in runs] == [10**9, 10**10, 10**9]
+    plans = [json.loads(Path(run.info.artifact_uri, "prescription.json").read_text()) for run in runs]
+    assert [plan["budget"]["tokens"] for plan in plans] == [10**9, 10**10, 10**9]
+    assert plans[0]["change"] == plans[1]["change"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
