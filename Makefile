@@ -30,7 +30,8 @@ serve: $(STAMP) ## MLflow and the service on 127.0.0.1: register a version, and 
 test: $(STAMP) ## All tests
 	@bash scripts/install-chromium
 	@sh scripts/install-postgresql
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	# Tests wait for servers and processes a good deal: three at once keep two cores busy.
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

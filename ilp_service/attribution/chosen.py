@@ -5,16 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ilp_service.attribution.augmentation import cause_of
-from ilp_service.attribution.meta import MetaClassifier, builtin_meta
+from ilp_service.attribution.builtin import builtin_meta, signals_digest
+from ilp_service.attribution.meta import MetaClassifier
 from ilp_service.attribution.stored import StoredClassifier, restore
 from ilp_service.errors import IlpError, IlpWarning, ModelNotFoundError, SourceUnreadableError
-from ilp_service.samples.reading import file_digest
 from ilp_service.tracking.classifier import CHAMPION, MODEL_NAME
 from ilp_service.tracking.store import Tracking
 
@@ -22,9 +20,6 @@ if TYPE_CHECKING:
     from ilp_service.plugin import Cause
 
 BUILT_IN = "built-in"
-
-SIGNALS = files("ilp_service.attribution").joinpath("signals.parquet")
-"""The table of signals that comes with the package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +31,7 @@ class ChosenClassifier:
         digest: SHA-256, of its files or of the built-in table of signals; ``None`` where there is no such table.
         reason: One sentence for people.
         fallback: Whether another one should have been used and could not.
-        stored: What was loaded; ``None`` for the built-in one, which is trained when it is needed.
+        stored: What was loaded; ``None`` for the built-in one, which is loaded when it is needed.
     """
 
     uri: str
@@ -46,7 +41,7 @@ class ChosenClassifier:
     stored: StoredClassifier | None = None
 
     def meta(self) -> MetaClassifier:
-        """The classifier itself; the built-in one takes seconds, once a process."""
+        """The classifier itself; the built-in one is loaded once a process."""
         return builtin_meta() if self.stored is None else self.stored.meta
 
     def record(self) -> dict[str, str | bool | None]:
@@ -118,10 +113,3 @@ def _registered(
 
 def _built_in(reason: str, *, fallback: bool = False) -> ChosenClassifier:
     return ChosenClassifier(BUILT_IN, signals_digest(), reason, fallback)
-
-
-@cache
-def signals_digest() -> str | None:
-    """SHA-256 of the built-in table of signals; ``None`` where there is none."""
-    with as_file(SIGNALS) as path:
-        return file_digest(path) if path.is_file() else None

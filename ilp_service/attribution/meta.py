@@ -5,19 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ilp_service.attribution.augmentation import Array, Augmenter, Labels, cause_of
 from ilp_service.attribution.plausibility import known_values, limits, plausible, sides_of
 from ilp_service.attribution.rules import UNATTRIBUTED
-from ilp_service.errors import IlpWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,25 +153,6 @@ def untrained_meta() -> MetaClassifier:
     estimator = constant(UNATTRIBUTED).fit(_named(np.zeros((1, 1)), features), [UNATTRIBUTED])
     nothing = np.zeros(1)
     return MetaClassifier(estimator, (), features, nothing, nothing, np.zeros((1, 1)), nothing, np.zeros(0))
-
-
-@cache
-def builtin_meta() -> MetaClassifier:
-    """The classifier trained on the table of signals that comes with the package.
-
-    Training anew takes seconds and needs no stored model. Without the table the rules stand in, with a warning.
-    """
-    source = files("ilp_service.attribution").joinpath("signals.parquet")
-    if not source.is_file():
-        warnings.warn(
-            "the table of signals (ilp_service/attribution/signals.parquet) is not there, so no classifier could be "
-            "trained; every cause's own rule stands in",
-            IlpWarning,
-            stacklevel=2,
-        )
-        return untrained_meta()
-    with as_file(source) as path:
-        return train_meta(pq.read_table(path))
 
 
 def _floats(table: pa.Table, name: str) -> Array:

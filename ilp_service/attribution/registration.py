@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ilp_service.attribution.builtin import SEED, SIGNALS
 from ilp_service.attribution.card import card, provenance
-from ilp_service.attribution.chosen import SIGNALS, ChosenClassifier
+from ilp_service.attribution.chosen import ChosenClassifier
 from ilp_service.attribution.estimator import TRUSTED_TYPES
 from ilp_service.attribution.meta import KEYS, MetaClassifier, train_meta
 from ilp_service.attribution.outcomes import Outcomes
@@ -80,7 +81,7 @@ def read_card(path: Path) -> str:
 
 
 def description(chosen: ChosenClassifier) -> dict[str, Any]:
-    """What ``ilp classifier show`` tells about a classifier, without training the built-in one."""
+    """What ``ilp classifier show`` tells about a classifier, without loading the built-in one."""
     if chosen.stored is None:
         if not SIGNALS.is_file():
             return {"rows": 0, "worlds": []}
@@ -125,7 +126,7 @@ def log_builtin(run: Run, meta: MetaClassifier) -> str:
     if not SIGNALS.is_file():
         return run.log_sklearn(meta.estimator, BUILT_IN_NAME, meta.frame(middle(meta)), TRUSTED_TYPES)
     signals = read_signals(None)
-    return log_classifier(run, meta, facts_of(meta, signals.facts, 0), card(signals.table))
+    return log_classifier(run, meta, facts_of(meta, signals.facts, SEED), card(signals.table))
 
 
 def register(

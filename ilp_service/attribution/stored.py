@@ -110,7 +110,21 @@ def restore(folder: Path, trusted: Sequence[str] = TRUSTED_TYPES) -> StoredClass
         raise SourceUnreadableError(
             f"{error.filename} cannot be read ({error.strerror}); expected a model that 'ilp classifier register' made."
         ) from error
-    facts = _facts(text)
+    return restored(text, weights, trusted)
+
+
+def restored(text: bytes, weights: bytes, trusted: Sequence[str] = TRUSTED_TYPES) -> StoredClassifier:
+    """A classifier from what its two files hold.
+
+    Args:
+        text: Of ``classifier.json``.
+        weights: Of ``model.skops``.
+        trusted: Full names of the types beyond skops's own that may be made.
+
+    Raises:
+        SourceUnreadableError: As :func:`restore`.
+    """
+    facts = read_facts(text)
     meta = _assembled(_estimator(weights, trusted), facts)
     _check(meta, facts)
     return StoredClassifier(meta, facts, hashlib.sha256(text + weights).hexdigest())
@@ -183,7 +197,12 @@ def _estimator(data: bytes, trusted: Sequence[str]) -> Any:  # noqa: ANN401 - sc
         raise SourceUnreadableError(f"{ESTIMATOR} cannot be loaded: {_first_line(error)}") from error
 
 
-def _facts(text: bytes) -> dict[str, Any]:
+def read_facts(text: bytes) -> dict[str, Any]:
+    """What ``classifier.json`` says.
+
+    Raises:
+        SourceUnreadableError: It is of another form, or incomplete.
+    """
     try:
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:

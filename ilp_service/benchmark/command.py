@@ -234,7 +234,7 @@ def table(worlds: list[tuple[str, int]], size: str, folder: Path, out: Path) -> 
 def check(worlds: list[tuple[str, int]], size: str, folder: Path, other_sft_seed: int | None) -> None:
     """Diagnose worlds and print, as JSON lines, how much of what was planted is found, labels unverified."""
     from ilp_service.attribution.attribute import attribute
-    from ilp_service.attribution.meta import builtin_meta
+    from ilp_service.attribution.builtin import builtin_meta
     from ilp_service.benchmark.score import flipped_controls, score_world
     from ilp_service.settings import Settings
 

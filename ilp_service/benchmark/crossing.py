@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from ilp_service.attribution.attribute import attribute
-from ilp_service.attribution.meta import builtin_meta, train_meta
+from ilp_service.attribution.builtin import builtin_meta
+from ilp_service.attribution.meta import train_meta
 from ilp_service.benchmark.ablations import (
     FEWER_SIGNALS,
     evidence_unseen,

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
+from ilp_service.attribution.builtin import signals_digest
 from ilp_service.attribution.card import card
-from ilp_service.attribution.chosen import BUILT_IN, choose_classifier, misfit, signals_digest
+from ilp_service.attribution.chosen import BUILT_IN, choose_classifier, misfit
 from ilp_service.attribution.meta import MetaClassifier, untrained_meta
 from ilp_service.attribution.registration import log_classifier
 from ilp_service.attribution.stored import ESTIMATOR, EXTRA, FACTS, SignalsFacts, facts_of, restore

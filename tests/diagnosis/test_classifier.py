@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ilp_service.attribution.chosen import SIGNALS
+from ilp_service.attribution.builtin import SIGNALS
 from tests.diagnosis.conftest import Ilp, Inputs
 
 NAME = "models:/ilp-meta-classifier"

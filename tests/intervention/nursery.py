@@ -64,7 +64,7 @@ def _serve() -> None:
     import sqlalchemy.orm
     import torch
 
-    from ilp_service.attribution.meta import builtin_meta
+    from ilp_service.attribution.builtin import builtin_meta
 
     for name in ("cli", "intervention.intervene", "intervention.prescribing", "training.changed", "training.sft"):
         importlib.import_module(f"ilp_service.{name}")
