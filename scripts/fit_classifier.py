@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ilp_service.attribution.builtin import write_fitted
+from ilp_service.attribution.registration import write_builtin
 
-write_fitted(Path(__file__).parents[1] / "ilp_service" / "attribution" / "builtin")
+write_builtin(Path(__file__).parents[1] / "ilp_service" / "attribution" / "builtin")

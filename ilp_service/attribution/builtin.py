@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-import zipfile
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import as_file, files
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ilp_service.attribution.card import provenance
 from ilp_service.attribution.meta import MetaClassifier, train_meta, untrained_meta
-from ilp_service.attribution.stored import (
-    ESTIMATOR,
-    FACTS,
-    SignalsFacts,
-    StoredClassifier,
-    facts_of,
-    read_facts,
-    restored,
-)
+from ilp_service.attribution.stored import ESTIMATOR, FACTS, StoredClassifier, read_facts, restored
 from ilp_service.errors import IlpWarning, SourceUnreadableError
 from ilp_service.samples.reading import file_digest
 
@@ -61,7 +49,10 @@ def builtin_meta() -> MetaClassifier:
         )
         return untrained_meta()
     stored = shipped()
-    return _fitted() if stored is None else stored.meta
+    if stored is not None:
+        return stored.meta
+    with as_file(SIGNALS) as path:
+        return train_meta(pq.read_table(path), SEED)
 
 
 def shipped() -> StoredClassifier | None:
@@ -78,22 +69,3 @@ def shipped() -> StoredClassifier | None:
         return restored(text, FITTED.joinpath(ESTIMATOR).read_bytes())
     except (OSError, SourceUnreadableError):
         return None
-
-
-def write_fitted(folder: Path) -> None:
-    """Fit the classifier on the package's table and write it down, as :func:`shipped` reads it."""
-    import skops.io
-
-    with as_file(SIGNALS) as path:
-        table = pq.read_table(path)
-        signals = SignalsFacts(file_digest(path), table.num_rows, provenance(table))
-    meta = train_meta(table, SEED)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(facts_of(meta, signals, SEED), allow_nan=False)
-    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
-    skops.io.dump(meta.estimator, folder / ESTIMATOR, compression=zipfile.ZIP_DEFLATED, compresslevel=9)
-
-
-def _fitted() -> MetaClassifier:
-    with as_file(SIGNALS) as path:
-        return train_meta(pq.read_table(path), SEED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file
@@ -19,7 +20,7 @@ from ilp_service.attribution.chosen import ChosenClassifier
 from ilp_service.attribution.estimator import TRUSTED_TYPES
 from ilp_service.attribution.meta import KEYS, MetaClassifier, train_meta
 from ilp_service.attribution.outcomes import Outcomes
-from ilp_service.attribution.stored import CARD, FACTS, SignalsFacts, facts_of, middle, restore
+from ilp_service.attribution.stored import CARD, ESTIMATOR, FACTS, SignalsFacts, facts_of, middle, restore
 from ilp_service.errors import DataFormatError, DataNotFoundError
 from ilp_service.samples.reading import file_digest
 from ilp_service.tracking.classifier import register_classifier
@@ -127,6 +128,18 @@ def log_builtin(run: Run, meta: MetaClassifier) -> str:
         return run.log_sklearn(meta.estimator, BUILT_IN_NAME, meta.frame(middle(meta)), TRUSTED_TYPES)
     signals = read_signals(None)
     return log_classifier(run, meta, facts_of(meta, signals.facts, SEED), card(signals.table))
+
+
+def write_builtin(folder: Path) -> None:
+    """Fit the built-in classifier and write it down, as :func:`ilp_service.attribution.builtin.shipped` reads it."""
+    import skops.io
+
+    signals = read_signals(None)
+    meta = train(signals, SEED)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(facts_of(meta, signals.facts, SEED), allow_nan=False)
+    (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    skops.io.dump(meta.estimator, folder / ESTIMATOR, compression=zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def register(

@@ -8,6 +8,7 @@ from pathlib import Path
 from ilp_service.service.desk import UNFINISHED, UnknownJobError
 from ilp_service.service.ledger import Ledger
 from ilp_service.service.ledger_tables import now
+from ilp_service.tracking.downloads import drop_download, tidy_downloads
 from ilp_service.tracking.registry import download_folders
 
 
@@ -16,16 +17,12 @@ def drop_copies(work_dir: Path, model_uri: str) -> None:
 
     A job may read the copy of another one, as the base of its own; only its subprocess knows, and holds a lock on it.
     """
-    from ilp_service.tracking.downloads import drop_download
-
     for folder in download_folders(work_dir / "downloads", model_uri):
         drop_download(folder)
 
 
 def tidy(work_dir: Path, ledger: Ledger, seconds: float) -> None:
     """Delete downloads that nobody has used for so long, and folders of jobs that ended so long ago."""
-    from ilp_service.tracking.downloads import tidy_downloads
-
     tidy_downloads(work_dir, seconds)
     jobs = work_dir / "jobs"
     for folder in list(jobs.iterdir()) if jobs.is_dir() else ():

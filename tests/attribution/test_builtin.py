@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ilp_service.attribution import builtin
-from ilp_service.attribution.builtin import FITTED, SIGNALS, builtin_meta, shipped, write_fitted
+from ilp_service.attribution import builtin, registration
+from ilp_service.attribution.builtin import FITTED, SIGNALS, builtin_meta, shipped
 from ilp_service.attribution.meta import MetaClassifier, train_meta
+from ilp_service.attribution.registration import write_builtin
 from ilp_service.attribution.stored import ESTIMATOR, FACTS
 from ilp_service.errors import IlpWarning
 from tests.attribution.tables import signals_table
@@ -77,10 +78,11 @@ def test_what_is_written_is_read_again(tmp_path: Path, monkeypatch: pytest.Monke
     path = tmp_path / "signals.parquet"
     table = signals_table()
     pq.write_table(table, path)
-    monkeypatch.setattr(builtin, "SIGNALS", path)
+    for module in (builtin, registration):
+        monkeypatch.setattr(module, "SIGNALS", path)
     monkeypatch.setattr(builtin, "FITTED", tmp_path / "builtin")
     monkeypatch.setattr(builtin, "signals_digest", builtin.signals_digest.__wrapped__)
-    write_fitted(tmp_path / "builtin")
+    write_builtin(tmp_path / "builtin")
     monkeypatch.setattr(builtin, "train_meta", None)
     found, wanted = builtin_meta.__wrapped__(), train_meta(table, builtin.SEED)
     assert repr(found.predict_proba(table).tolist()) == repr(wanted.predict_proba(table).tolist())
